@@ -1,0 +1,305 @@
+"""The diffusion transformer of Wan: latents at per-frame times, and a text, to a velocity.
+
+Submodules carry the published tensor names (a path joined by dots is the published name); the blocks are stacked
+and run under a scan. Keys and values of the text are computed once per clip: :func:`context`, then :func:`velocity`.
+"""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidjax.models.attention import attention
+from vidjax.models.layers import LayerNorm, RMSNorm, modulate, rotary_table_3d, rotate, sinusoidal_embedding
+from vidjax.typing import Array, Float, Params, PyTree
+
+TIME_SCALE = 1000.0
+"""Published weights were trained with times from 0 to 1000."""
+
+Remat = Literal["none", "full", "dots"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiserConfig:
+    """Configuration, under the published names."""
+
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    num_attention_heads: int = 40
+    attention_head_dim: int = 128
+    in_channels: int = 16
+    out_channels: int = 16
+    text_dim: int = 4096
+    freq_dim: int = 256
+    ffn_dim: int = 13824
+    num_layers: int = 40
+    cross_attn_norm: bool = True
+    qk_norm: str = "rms_norm_across_heads"
+    eps: float = 1e-6
+    rope_max_seq_len: int = 1024
+    image_dim: int | None = None
+    added_kv_proj_dim: int | None = None
+    pos_embed_seq_len: int | None = None
+
+    @property
+    def dim(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+
+class TimeEmbedder(nn.Module):
+    dim: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.silu(nn.Dense(self.dim, dtype=self.dtype, name="linear_1")(x))
+        return nn.Dense(self.dim, dtype=self.dtype, name="linear_2")(x)
+
+
+class TextEmbedder(nn.Module):
+    dim: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.gelu(nn.Dense(self.dim, dtype=self.dtype, name="linear_1")(x))
+        return nn.Dense(self.dim, dtype=self.dtype, name="linear_2")(x)
+
+
+class ImageEmbedder(nn.Module):
+    """Image tokens to the denoiser's width; two pictures share one position table when there is one."""
+
+    config: DenoiserConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B I E"]) -> Float[Array, "B I D"]:
+        c = self.config
+        if c.pos_embed_seq_len is not None:
+            x = x + self.param("pos_embed", nn.initializers.zeros, (1, c.pos_embed_seq_len, c.image_dim))
+        x = LayerNorm(eps=1e-5, name="norm1")(x)
+        x = nn.gelu(nn.Dense(c.image_dim, dtype=self.dtype, name="ff.net.0.proj")(x), approximate=False)
+        return LayerNorm(eps=1e-5, name="norm2")(nn.Dense(c.dim, dtype=self.dtype, name="ff.net.2")(x))
+
+
+class ConditionEmbedder(nn.Module):
+    config: DenoiserConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        c = self.config
+        self.time_embedder = TimeEmbedder(c.dim, self.dtype)
+        self.time_proj = nn.Dense(6 * c.dim, dtype=self.dtype)
+        self.text_embedder = TextEmbedder(c.dim, self.dtype)
+        if c.image_dim is not None:
+            self.image_embedder = ImageEmbedder(c, self.dtype)
+
+    def time(self, t: Float[Array, "B f"]) -> tuple[Float[Array, "B f D"], Float[Array, "B f 6 D"]]:
+        embedding = self.time_embedder(sinusoidal_embedding(t * TIME_SCALE, self.config.freq_dim))
+        return embedding, self.time_proj(nn.silu(embedding)).reshape(*t.shape, 6, -1)
+
+    def text(self, x):
+        return self.text_embedder(x)
+
+    def image(self, x):
+        return self.image_embedder(x)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with RMS-normed queries and keys; the norm runs across all heads."""
+
+    config: DenoiserConfig
+    dtype: jnp.dtype
+    image: bool = False
+
+    def setup(self):
+        c = self.config
+        self.to_q, self.to_k, self.to_v = (nn.Dense(c.dim, dtype=self.dtype) for _ in range(3))
+        self.to_out = nn.Dense(c.dim, dtype=self.dtype, name="to_out.0")
+        self.norm_q, self.norm_k = RMSNorm(c.eps), RMSNorm(c.eps)
+        if self.image:
+            self.add_k_proj, self.add_v_proj = (nn.Dense(c.dim, dtype=self.dtype) for _ in range(2))
+            self.norm_added_k = RMSNorm(c.eps)
+
+    def heads(self, x: Float[Array, "B N D"]) -> Float[Array, "B N heads d"]:
+        return x.reshape(*x.shape[:2], self.config.num_attention_heads, self.config.attention_head_dim)
+
+    def out(self, x: Float[Array, "B N heads d"]) -> Float[Array, "B N D"]:
+        return self.to_out(x.reshape(*x.shape[:2], -1))
+
+    def self_attend(self, x: Float[Array, "B N D"], cos: Array, sin: Array) -> Float[Array, "B N D"]:
+        q = rotate(self.heads(self.norm_q(self.to_q(x))), cos, sin)
+        k = rotate(self.heads(self.norm_k(self.to_k(x))), cos, sin)
+        return self.out(attention(q, k, self.heads(self.to_v(x))))
+
+    def keys_values(self, text: Float[Array, "B L D"], image: Float[Array, "B I D"] | None) -> PyTree:
+        pairs = {"text": (self.heads(self.norm_k(self.to_k(text))), self.heads(self.to_v(text)))}
+        if image is not None:
+            key = self.heads(self.norm_added_k(self.add_k_proj(image)))
+            pairs["image"] = (key, self.heads(self.add_v_proj(image)))
+        return pairs
+
+    def cross_attend(self, x: Float[Array, "B N D"], pairs: PyTree) -> Float[Array, "B N D"]:
+        q = self.heads(self.norm_q(self.to_q(x)))
+        return self.out(sum(attention(q, k, v) for k, v in pairs.values()))
+
+
+class FeedForward(nn.Module):
+    config: DenoiserConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.gelu(nn.Dense(self.config.ffn_dim, dtype=self.dtype, name="net.0.proj")(x))
+        return nn.Dense(self.config.dim, dtype=self.dtype, name="net.2")(x)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention and feed-forward; the first and last are modulated and gated by the time."""
+
+    config: DenoiserConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        c = self.config
+        self.attn1 = Attention(c, self.dtype)
+        self.attn2 = Attention(c, self.dtype, image=c.added_kv_proj_dim is not None)
+        self.ffn = FeedForward(c, self.dtype)
+        self.norm1, self.norm3 = LayerNorm(affine=False, eps=c.eps), LayerNorm(affine=False, eps=c.eps)
+        self.norm2 = LayerNorm(affine=c.cross_attn_norm, eps=c.eps)
+        scale = nn.initializers.normal(c.dim**-0.5)
+        self.scale_shift_table = self.param("scale_shift_table", scale, (1, 6, c.dim))
+
+    def keys_values(self, carry, text, image):
+        return carry, self.attn2.keys_values(text, image)
+
+    def __call__(self, x: Float[Array, "B f s D"], pairs: PyTree, time: Float[Array, "B f 6 D"], angles):
+        B, f, s, D = x.shape
+        modulation = self.scale_shift_table + time.astype(jnp.float32)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation[:, :, i, None] for i in range(6))
+        flat = lambda y: y.astype(self.dtype).reshape(B, f * s, D)  # noqa: E731
+
+        y = flat(modulate(self.norm1(x.astype(jnp.float32)), shift1, scale1))
+        x = (x + self.attn1.self_attend(y, *angles).reshape(x.shape) * gate1).astype(self.dtype)
+        y = x if not self.config.cross_attn_norm else self.norm2(x)
+        x = x + self.attn2.cross_attend(flat(y), pairs).reshape(x.shape)
+        y = flat(modulate(self.norm3(x.astype(jnp.float32)), shift2, scale2))
+        x = (x + self.ffn(y).reshape(x.shape) * gate2).astype(self.dtype)
+        return x, None
+
+
+def stack(config: DenoiserConfig, remat: Remat) -> type[nn.Module]:
+    """The block, scanned over layers; ``remat`` says what the backward pass recomputes."""
+    policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+    block = Block
+    if remat != "none":
+        block = nn.remat(Block, prevent_cse=False, policy=policies[remat], methods=["__call__"])
+    shared = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}, "length": config.num_layers}
+    return nn.scan(
+        block,
+        methods={
+            "__call__": {**shared, "in_axes": (0, nn.broadcast, nn.broadcast)},
+            "keys_values": {**shared, "in_axes": nn.broadcast},
+        },
+    )
+
+
+class Denoiser(nn.Module):
+    """The whole transformer. Use :func:`context` and :func:`velocity`."""
+
+    config: DenoiserConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: Remat = "none"
+
+    def setup(self):
+        c = self.config
+        shape = (*c.patch_size, c.in_channels, c.dim)
+        fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=(0, 1, 2, 3))
+        self.patch_embedding = PatchEmbedding(shape, fan_in, self.dtype)
+        self.condition_embedder = ConditionEmbedder(c, self.dtype)
+        self.blocks = stack(c, self.remat)(c, self.dtype)
+        self.norm_out = LayerNorm(affine=False, eps=c.eps)
+        self.proj_out = nn.Dense(int(np.prod(c.patch_size)) * c.out_channels, dtype=self.dtype)
+        self.scale_shift_table = self.param("scale_shift_table", nn.initializers.normal(c.dim**-0.5), (1, 2, c.dim))
+
+    def context(self, text, image=None):
+        text = self.condition_embedder.text(text.astype(self.dtype))
+        image = None if image is None else self.condition_embedder.image(image.astype(self.dtype))
+        return self.blocks.keys_values(None, text, image)[1]
+
+    def __call__(self, x, t, context, frames=None):
+        c = self.config
+        B, f, h, w, _ = x.shape
+        pt, ph, pw = c.patch_size
+        f, h, w = f // pt, h // ph, w // pw
+        time, modulation = self.condition_embedder.time(t[:, ::pt])
+        angles = rotary_table_3d(np.arange(f) if frames is None else np.asarray(frames), h, w, c.attention_head_dim)
+        angles = angles.reshape(f * h * w, -1)
+        angles = tuple(jnp.asarray(g(angles), jnp.float32) for g in (np.cos, np.sin))
+        y = self.patch_embedding(x.astype(self.dtype)).reshape(B, f, h * w, c.dim)
+        y, _ = self.blocks(y, context, modulation, angles)
+        table = self.scale_shift_table + time.astype(jnp.float32)[:, :, None]
+        y = modulate(self.norm_out(y.astype(jnp.float32)), table[:, :, :1], table[:, :, 1:]).astype(self.dtype)
+        y = self.proj_out(y).reshape(B, f, h, w, pt, ph, pw, c.out_channels)
+        y = y.transpose(0, 1, 4, 2, 5, 3, 6, 7)
+        return y.reshape(B, f * pt, h * ph, w * pw, c.out_channels).astype(jnp.float32)
+
+    def initialize(self, x, t, text, image=None):
+        return self(x, t, self.context(text, image))
+
+
+class PatchEmbedding(nn.Module):
+    """Latent patches to tokens: a convolution whose stride is its kernel, as one matrix product."""
+
+    shape: tuple[int, int, int, int, int]
+    initializer: nn.initializers.Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B f h w c"]) -> Float[Array, "B f2 h2 w2 D"]:
+        pt, ph, pw, c, D = self.shape
+        kernel = self.param("kernel", self.initializer, self.shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (D,)).astype(self.dtype)
+        B, f, h, w, _ = x.shape
+        x = x.reshape(B, f // pt, pt, h // ph, ph, w // pw, pw, c).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+        return x.reshape(*x.shape[:4], -1) @ kernel.reshape(-1, D) + bias
+
+
+def init(config: DenoiserConfig, key: Array) -> Params:
+    """Random parameters."""
+    c = config
+    x = jnp.zeros((1, *c.patch_size, c.in_channels))
+    image = None if c.image_dim is None else jnp.zeros((1, c.pos_embed_seq_len or 1, c.image_dim))
+    text = jnp.zeros((1, 1, c.text_dim))
+    t = jnp.zeros(x.shape[:2])
+    return Denoiser(c).init(key, x, t, text, image, method="initialize")["params"]
+
+
+def context(
+    config: DenoiserConfig,
+    params: Params,
+    text: Float[Array, "B L T"],
+    image: Float[Array, "B I E"] | None = None,
+    dtype: jnp.dtype = jnp.float32,
+) -> PyTree:
+    """Keys and values of the text (and of image tokens) for every layer: computed once per clip."""
+    return Denoiser(config, dtype).apply({"params": params}, text, image, method="context")
+
+
+def velocity(
+    config: DenoiserConfig,
+    params: Params,
+    x: Float[Array, "B f h w c"],
+    t: Float[Array, "B f"],
+    context: PyTree,
+    frames: np.ndarray | None = None,
+    dtype: jnp.dtype = jnp.float32,
+    remat: Remat = "none",
+) -> Float[Array, "B f h w c2"]:
+    """Velocity ``noise - x_0`` of latents ``x`` whose frame ``i`` is at diffusion time ``t[:, i]`` in [0, 1].
+
+    ``frames`` overrides the positions in time of the latent frames. The result is float32.
+    """
+    return Denoiser(config, dtype, remat).apply({"params": params}, x, t, context, frames)
