@@ -1,0 +1,55 @@
+"""Training: `train` runs a configuration, `export` publishes what came of it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vidjax.config import TrainConfig
+    from vidjax.train.state import TrainState
+
+__all__ = ["export", "train"]
+
+
+def train(config: "TrainConfig", workdir: Any, smoke: bool = False) -> "TrainState":
+    """Run a configuration in `workdir`, or go on with it; `smoke` shrinks it to seconds. See `loop.fit`."""
+    import jax
+
+    from vidjax.config import shrink
+    from vidjax.train.loop import fit
+
+    if smoke:
+        config = shrink(config, jax.device_count())
+    return fit(config.task.make(config), config, workdir)
+
+
+def export(workdir: Any, out: str | Path, config: "TrainConfig | None" = None) -> None:
+    """Write the averaged parameters of the newest checkpoint in `workdir` as a published folder, `out`.
+
+    `config` is needed only where the run's task was defined outside vidjax.
+
+    Raises:
+      CheckpointError: `workdir` holds no readable run.
+      InputError: this task publishes nothing.
+    """
+    import jax
+    from etils import epath
+
+    from vidjax.config import from_text
+    from vidjax.errors import CheckpointError, InputError
+    from vidjax.train import checkpoint
+
+    stored = epath.Path(workdir) / "config.json"
+    if not stored.exists():
+        raise CheckpointError(f"{workdir} holds no training run: there is no {stored}")
+    config = config or from_text(stored.read_text())
+    task = config.task.make(config)
+    if task.export is None:
+        raise InputError(f"a task of type {type(config.task).__name__} has nothing to export")
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, "float32", sharding=device),
+        jax.eval_shape(task.init, jax.random.key(0)),
+    )
+    with checkpoint.open_checkpoints(epath.Path(workdir) / "checkpoints", config.keep_last) as checkpointer:
+        params = checkpoint.restore_ema(checkpointer, abstract)
+    task.export(params, Path(out))

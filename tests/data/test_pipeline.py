@@ -1,0 +1,83 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidjax.config import load_config
+from vidjax.data.pipeline import make_loader
+from vidjax.errors import InputError
+
+config = load_config(Path(__file__).parents[1] / "train" / "regression.py")
+module = sys.modules[type(config.task).__module__]
+
+
+class Few:
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return {"index": np.int64(index)}
+
+
+def keep(example, rng):
+    return example | {"draw": rng.random()}
+
+
+def take(loader, count):
+    return [next(loader) for _ in range(count)]
+
+
+def assert_same(first, second):
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_loader_goes_on_from_any_position():
+    """A resumed run would see other examples, or the same with another crop."""
+    batches = take(make_loader(Few(), keep, 4, seed=3), 9)
+    for start in (1, 4):  # 4: in the second epoch
+        assert_same(take(make_loader(Few(), keep, 4, seed=3, start=start), 9 - start), batches[start:])
+    loader = make_loader(Few(), keep, 4, seed=3)
+    take(loader, 2)
+    saved = loader.get_state()
+    take(loader, 3)
+    loader.set_state(saved)
+    assert_same(take(loader, 7), batches[2:])
+
+
+def test_epochs_are_whole_and_differently_ordered():
+    """Repeating before or instead of shuffling would lose examples or repeat one order."""
+    rows = np.concatenate([batch["index"] for batch in take(make_loader(Few(), keep, 5, seed=0), 4)])
+    first, second = rows[:10], rows[10:]
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert list(first) != list(second)
+    assert list(first) != list(range(10))
+    other = np.concatenate([batch["index"] for batch in take(make_loader(Few(), keep, 5, seed=1), 2)])
+    assert list(other) != list(first)
+
+
+def test_processes_share_each_batch_in_order():
+    """A job that resumes on another number of hosts would train on other batches."""
+    whole = take(make_loader(Few(), keep, 6, seed=0), 4)
+    parts = [take(make_loader(Few(), keep, 6, seed=0, process_index=i, process_count=3), 4) for i in range(3)]
+    for k, batch in enumerate(whole):
+        for name in batch:
+            np.testing.assert_array_equal(np.concatenate([part[k][name] for part in parts]), batch[name])
+
+
+def test_workers_change_nothing():
+    """Worker processes must get a source defined in a configuration file, and keep the order of the batches."""
+    here = take(make_loader(module.Points(), module.jitter, 4, seed=0, start=2), 5)
+    loader = make_loader(module.Points(), module.jitter, 4, seed=0, workers=2, start=2)
+    assert_same(take(loader, 5), here)
+    loader.close()
+
+
+def test_errors_are_early():
+    with pytest.raises(InputError, match=r"batch_size=10 .* nearest that does is 9"):
+        make_loader(Few(), keep, 10, seed=0, process_count=3)
+    with pytest.raises(InputError, match="empty"):
+        make_loader([], keep, 10, seed=0)

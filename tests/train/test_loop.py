@@ -1,0 +1,187 @@
+"""A run that stops and goes on is the run that never stopped."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidjax.config import MeshConfig, load_config
+from vidjax.errors import CheckpointError, InputError
+from vidjax.train import export, train
+from vidjax.train.loop import fit
+
+CONFIG = Path(__file__).with_name("regression.py")
+TIMES = ("steps_per_second", "data_wait")
+
+
+def metric_lines(workdir: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+
+
+def assert_bitwise(first, second):
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, train(load_config(CONFIG), workdir)
+
+
+def test_resumed_run_equals_uninterrupted_one(whole, tmp_path):
+    """Any state outside the checkpoint (a key, data position, open log interval) would show as a difference."""
+    _, expected = whole
+    # Stops at 7, between two log lines and two saves.
+    train(load_config(CONFIG, ["steps=7"]), tmp_path)
+    # What a crash leaves behind: later lines, and one cut in the middle.
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 8, "loss": 1.0}\n{"kind": "tra')
+    state = train(load_config(CONFIG), tmp_path)
+    assert_bitwise(state, expected)
+    # The short run also logs and evaluates at its own last step.
+    extra = [line for line in metric_lines(tmp_path) if line["step"] == 7]
+    assert [line["kind"] for line in extra] == ["train", "eval"]
+    lines = [line for line in metric_lines(tmp_path) if line["step"] != 7]
+    steps = [(line["kind"], line["step"]) for line in lines]
+    assert steps == [("train", 4), ("eval", 6), ("train", 8), ("train", 12), ("eval", 12)]
+
+
+def test_finished_run_changes_nothing(whole):
+    """Running a finished line again must neither train, nor evaluate, nor write a line again."""
+    workdir, expected = whole
+    before = metric_lines(workdir)
+    assert_bitwise(train(load_config(CONFIG), workdir), expected)
+    assert metric_lines(workdir) == before
+
+
+def test_training_learns(tmp_path):
+    """A wrong sign in the update, or an average that does not follow, would leave the evaluation where it was."""
+    state = train(load_config(CONFIG, ["steps=150", "save_every=1000"]), tmp_path)
+    errors = [line["error"] for line in metric_lines(tmp_path) if line["kind"] == "eval"]
+    assert errors[-1] < 0.1 * errors[0]
+    assert int(state.step) == 150
+    assert int(state.skipped) == 0
+
+
+def test_signal_saves_and_second_run_finishes(tmp_path):
+    """Preemption: without the handler the work since the last save, here all of it, would be lost."""
+    code = (
+        "from vidjax.config import load_config; from vidjax.train import train; import sys;"
+        "train(load_config(sys.argv[1], ['task.pause=0.02', 'save_every=1000', 'eval_every=1000', 'steps=4000',"
+        " 'log_every=2']), sys.argv[2])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code, str(CONFIG), str(tmp_path)]
+    run = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    for line in run.stderr:
+        if line.startswith("step 4/"):
+            break
+    run.send_signal(signal.SIGTERM)
+    rest = run.stderr.read()
+    assert run.wait() == 128 + signal.SIGTERM, rest
+    (saved,) = [int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+    assert saved >= 4
+    state = train(load_config(CONFIG, ["task.pause=0.02", f"steps={saved + 3}", "save_every=1000"]), tmp_path)
+    assert int(state.step) == saved + 3
+
+
+def test_damaged_newest_checkpoint_is_passed_over(whole, tmp_path, capsys):
+    """A half-written checkpoint must cost the steps since the one before, not the run; and must be named."""
+    workdir, expected = whole
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    for data in (tmp_path / "checkpoints" / "12" / "state").rglob("*"):
+        if data.is_file():
+            data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    capsys.readouterr()
+    state = train(load_config(CONFIG), tmp_path)
+    said = capsys.readouterr().err
+    assert re.search("checkpoint of step 12 .* is damaged", said)
+    assert "going back to the checkpoint of step 10" in said
+    assert_bitwise(state, expected)
+    assert (tmp_path / "checkpoints-damaged" / "12").is_dir()
+
+
+def test_all_checkpoints_damaged(whole, tmp_path):
+    """Starting again from nothing, silently, would overwrite a long run."""
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    for data in (tmp_path / "checkpoints").rglob("*"):
+        if data.is_file():
+            data.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no readable checkpoint .*step 12: .*step 10: "):
+        train(load_config(CONFIG), tmp_path)
+
+
+def test_other_configuration_is_refused(whole):
+    """A changed model or batch would continue as a run that no configuration describes."""
+    workdir, _ = whole
+    with pytest.raises(CheckpointError, match=r"batch_size was 8 and is now 16, task\.size was 8 and is now 9"):
+        train(load_config(CONFIG, ["batch_size=16", "task.size=9"]), workdir)
+
+
+def test_resumes_on_another_mesh(whole, tmp_path):
+    """Checkpoints tied to the number of devices could not move to the machine that is free."""
+    workdir, expected = whole
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "12")
+    state = train(load_config(CONFIG, ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"]), tmp_path)
+    kernel = state.params["dense"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (4, 2)
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == kernel.shape]
+    assert len(moments) == 2
+    assert all(leaf.sharding.shard_shape(leaf.shape) == (4, 2) for leaf in moments)
+    np.testing.assert_allclose(kernel, expected.params["dense"]["kernel"], rtol=1e-4, atol=1e-5)
+
+
+def test_batch_must_divide_over_the_mesh(tmp_path):
+    """Otherwise the error would come from inside jit, about shapes the user never wrote."""
+    config = load_config(CONFIG, ["batch_size=12", "mesh.data=-1"])
+    with pytest.raises(InputError, match=r"batch_size=12 .* the nearest that does is 16"):
+        train(config, tmp_path)
+
+
+def test_endless_nan_stops_the_run(tmp_path):
+    """A diverged run would otherwise burn its whole budget doing nothing."""
+    config = load_config(CONFIG, ["steps=1000"])
+    task = config.task.make(config)
+    broken = task._replace(loss=lambda p, b, k: (jnp.nan * jnp.sum(p["dense"]["bias"]), {}))
+    with pytest.raises(InputError, match="20 steps in a row"):
+        fit(broken, dataclasses.replace(config, save_every=1000), tmp_path)
+    assert metric_lines(tmp_path)[-1]["step"] <= 24
+
+
+def test_starts_from_given_parameters(tmp_path):
+    """Fine-tuning would silently start from random weights."""
+    config = load_config(CONFIG, ["steps=1", "optimizer.learning_rate=0", "mesh.fsdp=2", "mesh.data=4"])
+
+    def start(abstract):
+        return jax.tree.map(lambda a: jax.device_put(np.full(a.shape, 3.0, np.float32), a.sharding), abstract)
+
+    state = fit(config.task.make(config)._replace(start=start), config, tmp_path)
+    assert np.all(np.asarray(state.ema["dense"]["kernel"]) == 3.0)
+
+
+def test_smoke_and_export(tmp_path):
+    """`--smoke` on a mesh that this machine lacks, then the published folder holds the averaged parameters."""
+    config = dataclasses.replace(load_config(CONFIG), steps=10**6, batch_size=1024, mesh=MeshConfig(fsdp=256))
+    state = train(config, tmp_path, smoke=True)
+    assert int(state.step) == 20
+    assert json.loads((tmp_path / "config.json").read_text())["task"]["note"] == "smoke"
+    export(tmp_path, tmp_path / "out", config=config)
+    np.testing.assert_array_equal(json.loads((tmp_path / "out" / "bias.json").read_text()), state.ema["dense"]["bias"])
+    with pytest.raises(InputError, match="outside vidjax"):
+        export(tmp_path, tmp_path / "again")

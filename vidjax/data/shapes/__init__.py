@@ -1,0 +1,47 @@
+"""A rendered world with captions: coloured shapes that act in simple places under a moving camera."""
+
+from vidjax.data.shapes.captions import caption, parse, vocabulary
+from vidjax.data.shapes.render import render
+from vidjax.data.shapes.scene import (
+    ACTIONS,
+    CAMERAS,
+    COLOURS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    STYLES,
+    Scene,
+    Subject,
+    actions_with,
+    factors,
+    held_out,
+    held_out_scene,
+    sample_scene,
+    scene_from_json,
+    scene_to_json,
+    training_scene,
+)
+
+__all__ = [
+    "ACTIONS",
+    "CAMERAS",
+    "COLOURS",
+    "PLACES",
+    "SHAPES",
+    "SIZES",
+    "STYLES",
+    "Scene",
+    "Subject",
+    "actions_with",
+    "caption",
+    "factors",
+    "held_out",
+    "held_out_scene",
+    "parse",
+    "render",
+    "sample_scene",
+    "scene_from_json",
+    "scene_to_json",
+    "training_scene",
+    "vocabulary",
+]

@@ -1,0 +1,132 @@
+"""The shapes world as a TFDS dataset on disk, in array_record files; TensorFlow is not needed.
+
+Imports tensorflow_datasets: import this module only where a dataset is wanted.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from vidjax.data.shapes.captions import caption
+from vidjax.data.shapes.render import render
+from vidjax.data.shapes.scene import held_out_scene, scene_to_json, training_scene
+from vidjax.errors import InputError
+
+_SCENES = {"train": training_scene, "test": held_out_scene}
+_WORTH_A_POOL = 256
+"""Fewer clips than this are rendered faster than worker processes start."""
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class ShapesConfig(tfds.core.BuilderConfig):
+    """How many clips and of which size; the name follows from them, so every choice has its own folder."""
+
+    name: str = ""
+    num_clips: int = 12_000
+    num_test_clips: int = 512
+    num_frames: int = 17
+    height: int = 64
+    width: int = 64
+    seed: int = 0
+
+    def __post_init__(self):
+        size = f"{self.num_frames}x{self.height}x{self.width}"
+        self.name = f"{size}-{self.num_clips}-{self.num_test_clips}-seed{self.seed}"
+
+
+class ShapesWorld(tfds.core.GeneratorBasedBuilder):
+    """Split `train` has training scenes, `test` held-out ones; clip i of a split is scene i of the seed.
+
+    Features: `video` uint8 [F, H, W, 3]; `caption`, one of the sentences that tell the scene; `scene`, JSON text for
+    `scene_from_json`, from which other captions can be made. Raw bytes, which the files themselves compress.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [ShapesConfig()]  # noqa: RUF012
+    code_path = pathlib.Path(__file__)
+    """Said here because looking it up needs importlib_resources, which TFDS 4.9.10 uses but does not require."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
+        shape = (config.num_frames, config.height, config.width, 3)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Coloured shapes act in simple places under a moving camera; with captions.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "video": tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes"),
+                    "caption": tfds.features.Text(),
+                    "scene": tfds.features.Text(),
+                }
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        counts = {"train": self.builder_config.num_clips, "test": self.builder_config.num_test_clips}
+        return {split: self._generate_examples(split, count) for split, count in counts.items()}
+
+    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict]]:
+        config = self.builder_config
+        make = partial(
+            _example, split, config.seed, num_frames=config.num_frames, height=config.height, width=config.width
+        )
+        if count < _WORTH_A_POOL:
+            yield from enumerate(map(make, range(count)))
+            return
+        # Not fork: this process may run threads (JAX does), which a fork would leave in the middle of things.
+        with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+            yield from enumerate(pool.imap(make, range(count), chunksize=16))
+
+
+def load_shapes(
+    data_dir: str | os.PathLike,
+    split: str = "train",
+    *,
+    num_clips: int = 12_000,
+    num_test_clips: int = 512,
+    num_frames: int = 17,
+    height: int = 64,
+    width: int = 64,
+    seed: int = 0,
+):
+    """A random-access data source of clips, rendered into `data_dir` at the first call and read afterwards.
+
+    `split` is 'train', 'test' or a TFDS slice of one ('train[:100]'). `len(source)` and `source[i]` work; an item is a
+    dict of `video` (uint8 [F, H, W, 3]), `caption` and `scene` (bytes, UTF-8). The first call renders on all cores in
+    spawned processes: in a script keep it under `if __name__ == "__main__"`.
+    Raises `InputError` for an unknown split or a size or count below 1.
+    """
+    if split.partition("[")[0] not in _SCENES:
+        raise InputError(f"the shapes world has no split {split!r}; its splits are 'train' and 'test'")
+    if min(num_clips, num_test_clips, num_frames, height, width) < 1:
+        raise InputError(
+            f"cannot make {num_clips} + {num_test_clips} clips of {num_frames} frames of {height}x{width}; "
+            "each must be at least 1"
+        )
+    config = ShapesConfig(
+        num_clips=num_clips,
+        num_test_clips=num_test_clips,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        seed=seed,
+    )
+    builder = ShapesWorld(data_dir=os.fspath(data_dir), config=config)
+    builder.download_and_prepare(file_format="array_record")
+    return builder.as_data_source(split)
+
+
+def _example(split: str, seed: int, index: int, *, num_frames: int, height: int, width: int) -> dict:
+    scene = _SCENES[split](seed, index)
+    return {
+        "video": render(scene, num_frames, height, width),
+        "caption": caption(scene, np.random.default_rng((seed, index, 1))),
+        "scene": scene_to_json(scene),
+    }

@@ -1,0 +1,89 @@
+"""Parameters of the Wan family against the published tensors: names, shapes, layouts.
+
+A parameter's path joined by dots is the published name, but for the last word (``kernel`` and ``scale`` are
+published as ``weight``), the layer index of stacked blocks, and the order of axes.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vidjax.models import t5
+from vidjax.models.wan import denoiser, vae
+from vidjax.models.wan.presets import PRESETS
+from vidjax.typing import PyTree
+
+STACKED = ("blocks", "encoder.block")
+"""Modules whose parameters hold all layers along axis 0."""
+
+LAST_WORD = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+
+TIED = {"shared.weight": "encoder.embed_tokens.weight"}
+"""Published under two names; either may be present."""
+
+
+class Tensor(NamedTuple):
+    """One published tensor as a slice of a parameter.
+
+    ``layer`` is its index in a stacked parameter, else None; ``axes`` the order that turns the parameter's axes
+    into the published ones.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layer: int | None
+    axes: tuple[int, ...]
+
+    def to_published(self, parameter: Any) -> Any:
+        """The published tensor inside ``parameter``."""
+        value = parameter if self.layer is None else parameter[self.layer]
+        return value.transpose(self.axes).reshape(self.shape)
+
+    def from_published(self, tensor: Any) -> Any:
+        """This tensor as it stands in its parameter (a view where numpy allows)."""
+        order = tuple(np.argsort(self.axes))
+        squeezed = tensor.reshape(tensor.shape[: len(order)]) if self.name.endswith("gamma") else tensor
+        return squeezed.transpose(order)
+
+
+def published(path: tuple[str, ...], shape: tuple[int, ...]) -> list[Tensor]:
+    """The published tensors that make up the parameter at ``path``."""
+    *modules, last = path
+    stacked = modules[0] in STACKED if modules else False
+    layers = range(shape[0]) if stacked else [None]
+    inner = shape[1:] if stacked else shape
+    axes = _axes(last, len(inner))
+    out = tuple(inner[i] for i in axes)
+    if last == "gamma":  # broadcast over channels-first frames: images have no time axis
+        out += (1, 1) if modules[-1] == "norm" else (1, 1, 1)
+    word = LAST_WORD.get(last, last)
+    head, tail = (modules[:1], modules[1:]) if stacked else ([], modules)
+    return [Tensor(".".join([*head, *([] if i is None else [str(i)]), *tail, word]), out, i, axes) for i in layers]
+
+
+def _axes(last: str, ndim: int) -> tuple[int, ...]:
+    if last != "kernel":
+        return tuple(range(ndim))
+    # Dense [in, out] and convolutions [..., in, out] are published output first, then input, then the window.
+    return (ndim - 1, ndim - 2, *range(ndim - 2))
+
+
+def published_tree(abstract: PyTree) -> dict[tuple[str, ...], list[Tensor]]:
+    """Every parameter of a tree with its published tensors."""
+    leaves = jax.tree_util.tree_flatten_with_path(abstract)[0]
+    paths = [(tuple(key.key for key in path), leaf.shape) for path, leaf in leaves]
+    return {path: published(path, shape) for path, shape in paths}
+
+
+def abstract_params(part: str, config: Any) -> PyTree:
+    """Shapes of a part's parameters; nothing is allocated."""
+    init = {"transformer": denoiser.init, "vae": vae.init, "text_encoder": t5.init}[part]
+    return jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
+
+
+def published_shapes(preset: str, part: str) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every published tensor of a part: ``transformer``, ``vae`` or ``text_encoder``."""
+    tree = published_tree(abstract_params(part, PRESETS[preset].part(part)))
+    shapes = {tensor.name: tensor.shape for tensors in tree.values() for tensor in tensors}
+    return shapes | {twin: shapes[name] for name, twin in TIED.items() if name in shapes}

@@ -1,0 +1,124 @@
+"""Which axis of the mesh splits which axis of an array: by path for parameters, in place for activations."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from vidjax.errors import InputError
+from vidjax.typing import Array, PyTree
+
+Rules = Sequence[tuple[str, PartitionSpec]]
+
+
+def leaf_path(path: tuple[Any, ...]) -> str:
+    """`('blocks', 'attention', 'kernel')` of a tree as `blocks/attention/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def match_rules(rules: Rules, abstract_params: PyTree) -> PyTree:
+    """The `PartitionSpec` of every parameter: that of the first `(regex, spec)` found in its path.
+
+    Raises:
+      InputError: a parameter that no rule matches (all are listed), or a spec longer than the array's rank.
+    """
+    compiled = [(re.compile(pattern), spec) for pattern, spec in rules]
+    unmatched = []
+
+    def find(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
+        name = leaf_path(path)
+        for pattern, spec in compiled:
+            if pattern.search(name):
+                if len(spec) > leaf.ndim:
+                    raise InputError(
+                        f"sharding rule {pattern.pattern!r} gives {spec} to {name!r}, which has only {leaf.ndim} axes"
+                    )
+                return spec
+        unmatched.append(name)
+        return PartitionSpec()
+
+    specs = jax.tree_util.tree_map_with_path(find, abstract_params)
+    if unmatched:
+        raise InputError(
+            f"no sharding rule matches {', '.join(sorted(unmatched))}; "
+            "add a rule, or end the list with ('.*', PartitionSpec())"
+        )
+    return specs
+
+
+def match_state(specs: PyTree, abstract_state: PyTree) -> PyTree:
+    """Specs for a tree that holds copies of the parameters, such as an optimizer's state.
+
+    A leaf whose path ends with a parameter's path is split as that parameter; anything else is replicated.
+    """
+    flat = jax.tree_util.tree_flatten_with_path(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))[0]
+    by_path = {tuple(map(str, path)): spec for path, spec in flat}
+
+    def find(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
+        parts = tuple(map(str, path))
+        for start in range(len(parts)):
+            spec = by_path.get(parts[start:])
+            if spec is not None and len(spec) <= leaf.ndim:
+                return spec
+        return PartitionSpec()
+
+    return jax.tree_util.tree_map_with_path(find, abstract_state)
+
+
+def shardings(mesh: Mesh, specs: PyTree, abstract: PyTree) -> PyTree:
+    """`NamedSharding`s for a tree of specs, each checked against its array's shape.
+
+    Raises:
+      InputError: a spec names an axis that the mesh lacks, or an axis of an array cannot be split evenly.
+    """
+
+    def named(path: tuple[Any, ...], leaf: Any, spec: PartitionSpec) -> NamedSharding:
+        for axis, names in enumerate(spec):
+            for name in _names(names):
+                if name not in mesh.shape:
+                    raise InputError(
+                        f"sharding {spec} of {leaf_path(path)!r}: no mesh axis {name!r}; "
+                        f"there are {', '.join(mesh.shape)}"
+                    )
+            parts = math.prod(mesh.shape[name] for name in _names(names))
+            if leaf.shape[axis] % parts:
+                raise InputError(
+                    f"{leaf_path(path)!r} of shape {leaf.shape}: axis {axis} cannot be split evenly over "
+                    f"{names!r} = {parts} devices; choose a mesh size that divides {leaf.shape[axis]}"
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(named, abstract, specs)
+
+
+def shard(params: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
+    """The parameters laid out over the mesh by the rules."""
+    return jax.device_put(params, shardings(mesh, match_rules(rules, params), params))
+
+
+def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
+    """Ask for `x` to be split over these mesh axes; leaves it alone where no mesh is set.
+
+    The mesh is that of `jax.set_mesh`. A layout hint, never an error: an axis of `x` that does not divide
+    stays whole, as does one that an enclosing `jax.shard_map` has already split.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    free = {n: s for n, s, t in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+            if t == AxisType.Auto}  # fmt: skip
+    spec = []
+    for size, names in zip(x.shape, axes, strict=False):
+        kept = tuple(name for name in _names(names) if name in free)
+        divides = size % math.prod(free[name] for name in kept) == 0
+        spec.append(kept if kept and divides else None)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec)) if any(spec) else x
+
+
+def _names(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    return (names,) if isinstance(names, str) else tuple(names)

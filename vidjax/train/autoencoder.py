@@ -1,0 +1,124 @@
+"""Training the video autoencoder: reconstruction and a Kullback-Leibler term."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidjax.config import TrainConfig
+from vidjax.data.source import ClipData
+from vidjax.models.wan import vae
+from vidjax.models.wan.sharding import VAE_RULES
+from vidjax.train.losses import gaussian_kl, reconstruction
+from vidjax.train.task import Task
+from vidjax.typing import Array, Params
+from vidjax.weights import folder
+
+STATISTICS_CLIPS = 256
+"""Clips whose latents give the mean and standard deviation that are published with the autoencoder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderTask:
+    """Loss: ``|y - x| + mse_weight (y - x)^2 + kl_weight KL``, on random pieces of ``crop_frames`` frames."""
+
+    model: vae.VAEConfig
+    data: ClipData = ClipData()
+    crop_frames: int = 9
+    mse_weight: float = 2.0
+    kl_weight: float = 2e-3
+    eval_clips: int = 32
+
+    def make(self, config: TrainConfig) -> Task:
+        """The task as functions; opens the data."""
+        del config
+        test = self.data.open("test")
+        return Task(
+            init=lambda key: vae.init(self.model, key),
+            loss=self.loss,
+            source=self.data.open("train"),
+            transform=self.transform,
+            evaluate=lambda params, key: evaluate(self.model, params, test, self.eval_clips),
+            rules=VAE_RULES,
+            export=self.export,
+        )
+
+    def smoke(self) -> Self:
+        """A copy for seconds."""
+        model = dataclasses.replace(self.model, base_dim=8, decoder_base_dim=None)
+        data = dataclasses.replace(self.data, num_clips=32, num_test_clips=8)
+        return dataclasses.replace(self, model=model, data=data, eval_clips=2)
+
+    def transform(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """A random piece of the clip, half of them mirrored."""
+        start = rng.integers(example["video"].shape[0] - self.crop_frames + 1)
+        video = example["video"][start : start + self.crop_frames]
+        return {"video": video[:, :, ::-1] if rng.random() < 0.5 else video}
+
+    def loss(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
+        """Traceable; see the class."""
+        x = to_float(batch["video"])
+        (mean, log_variance), _ = vae.encode_chunk(self.model, params, None, x)
+        z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
+        # Not clipped: a gradient must bring back what is out of range.
+        y = vae.Autoencoder(self.model).apply({"params": params}, z, method="decode")
+        absolute, squared = reconstruction(y, x)
+        kl = gaussian_kl(mean, log_variance)
+        total = absolute + self.mse_weight * squared + self.kl_weight * kl
+        return total, {"absolute": absolute, "psnr": psnr_of(squared), "kl": kl}
+
+    def export(self, params: Params, out: Path) -> None:
+        """Write the part ``vae``, with the statistics of its latents."""
+        train = self.data.open("train")
+        count = min(STATISTICS_CLIPS, len(train))
+        clips = (train[int(i)]["video"] for i in np.linspace(0, len(train) - 1, count))
+        mean, std = latent_statistics(self.model, params, clips)
+        config = dataclasses.replace(
+            self.model,
+            latents_mean=tuple(float(v) for v in mean),
+            latents_std=tuple(float(v) for v in std),
+            scale_factor_spatial=self.model.spatial_factor,
+            scale_factor_temporal=self.model.temporal_factor,
+        )
+        folder.write_part(out, "vae", config, params)
+
+
+def to_float(video: Array) -> Array:
+    """Bytes to [-1, 1]."""
+    return video.astype(jnp.float32) / 127.5 - 1.0
+
+
+def psnr_of(squared_error: Array) -> Array:
+    """Peak signal-to-noise ratio in dB of pixels in [-1, 1]."""
+    return 10.0 * jnp.log10(4.0 / squared_error)
+
+
+def evaluate(config: vae.VAEConfig, params: Params, source: Any, count: int) -> dict[str, float]:
+    """Mean PSNR in dB over clips, through the mean latent and back."""
+
+    @jax.jit
+    def one(params: Params, video: Array) -> Array:
+        x = to_float(video)[None]
+        (mean, _), _ = vae.encode_chunk(config, params, None, x)
+        y, _ = vae.decode_chunk(config, params, None, mean)
+        return psnr_of(jnp.mean((y - x) ** 2))
+
+    scores = [one(params, source[i]["video"]) for i in range(min(count, len(source)))]
+    return {"psnr": float(np.mean(jax.device_get(scores)))}
+
+
+def latent_statistics(config: vae.VAEConfig, params: Params, clips: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [z] of sampled latents (the posterior's own variance counts)."""
+
+    @jax.jit
+    def moments(params: Params, video: Array) -> tuple[Array, Array, Array]:
+        (mean, log_variance), _ = vae.encode_chunk(config, params, None, to_float(video)[None])
+        return mean.mean((0, 1, 2, 3)), (mean**2).mean((0, 1, 2, 3)), jnp.exp(log_variance).mean((0, 1, 2, 3))
+
+    first, second, own = (
+        np.mean(v, axis=0) for v in zip(*jax.device_get([moments(params, c) for c in clips]), strict=True)
+    )
+    return first, np.sqrt(second - first**2 + own)

@@ -1,0 +1,246 @@
+"""The training loop: mesh, state, data, then step after step; run again, it goes on."""
+
+import collections
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vidjax import config as configs
+from vidjax.config import TrainConfig
+from vidjax.data.pipeline import make_loader
+from vidjax.errors import CheckpointError, InputError
+from vidjax.parallel.mesh import batch_shard, batch_sharding, make_mesh
+from vidjax.parallel.rules import shardings
+from vidjax.train import checkpoint
+from vidjax.train.metrics import Clock, MetricsFile, Window, progress_line
+from vidjax.train.state import TrainState, init_state, make_optimizer, start_state, state_specs
+from vidjax.train.step import make_train_step
+from vidjax.train.task import Task
+
+MAY_DIFFER = ("steps", "log_every", "eval_every", "save_every", "keep_last", "mesh", "data_workers")
+"""What a resumed run may change; anything else would make it another run."""
+
+MAX_SKIPPED_IN_ROW = 20
+
+STEPS_AHEAD = 2
+"""Steps given to the device before the host waits for the oldest: it stays busy, batches do not pile up."""
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop, and has saved; the exit code is 128 + the signal's number."""
+
+    def __init__(self, signum: int):
+        super().__init__(128 + signum)
+
+
+def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
+    """Train up to `config.steps`, from the newest checkpoint in `workdir` if it has one.
+
+    `workdir` is a folder or a `gs://` address.
+
+    Raises:
+      InputError: mesh, batch and devices do not fit; or 20 steps in a row were not finite.
+      CheckpointError: the folder belongs to another configuration, or a checkpoint cannot be read or saved.
+      Interrupted: SIGTERM or SIGINT came; the state is saved.
+    """
+    workdir = epath.Path(workdir)
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    check_batch(config, mesh)
+    key = jax.random.key(config.seed)
+    init_key, eval_key = jax.random.split(jax.random.fold_in(key, 2**32 - 1))
+    optimizer = make_optimizer(config.optimizer, config.steps)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
+        checkpointer = stack.enter_context(checkpoint.open_checkpoints(workdir / "checkpoints", config.keep_last))
+        claim(workdir, config, resuming=bool(checkpoint.steps(checkpointer)))
+
+        abstract = abstract_state(task, optimizer, mesh)
+        state, progress = checkpoint.restore(checkpointer, abstract) or (
+            fresh_state(task, optimizer, abstract, init_key),
+            {"batches": 0, "window": {}},
+        )
+        batches = stack.enter_context(contextlib.closing(make_batches(task, config, mesh, progress["batches"])))
+        train_step = jit_step(task, optimizer, config.ema_decay, abstract, mesh)
+
+        step = saved = int(state.step)
+        metrics = stack.enter_context(contextlib.closing(MetricsFile(workdir, step)))
+        evaluated = from_first(metrics.last("eval"))
+        window, clock = Window(progress["window"]), Clock()
+        in_flight: collections.deque = collections.deque()
+        stop_requested = stack.enter_context(watch_signals())
+
+        while True:
+            # A step is saved before it is evaluated; a resumed run makes up for an evaluation that was lost.
+            ends = step >= config.steps
+            if task.evaluate is not None and step > max(evaluated, 0) and (ends or step % config.eval_every == 0):
+                metrics.write("eval", step, task.evaluate(state.ema, eval_key))
+                clock.restart()
+            if ends:
+                break
+
+            with clock.waiting():
+                batch = next(batches)
+            state, scalars = train_step(state, batch, key)
+            step += 1
+            clock.tick()
+            in_flight.append(scalars.pop("skipped_in_row"))
+            window.add(scalars)
+            if len(in_flight) > STEPS_AHEAD:
+                check_finite(in_flight.popleft(), step - STEPS_AHEAD)
+
+            signum = stop_requested(step)
+            ends = step == config.steps
+            if ends or step % config.log_every == 0:
+                means = window.means()
+                speed = clock.read()
+                metrics.write("train", step, {**means, **speed})
+                if jax.process_index() == 0:
+                    progress_line(step, config.steps, means["loss"], **speed)
+            if ends or signum or step % config.save_every == 0:
+                if saved > 0:
+                    checkpoint.confirm(checkpointer, saved)
+                checkpoint.save(checkpointer, state, {"batches": step, "window": window.as_json()})
+                saved = step
+            if signum:
+                checkpoint.confirm(checkpointer, saved)
+                raise Interrupted(signum)
+
+        while in_flight:
+            check_finite(in_flight.popleft(), step - len(in_flight))
+        if saved > 0:
+            checkpoint.confirm(checkpointer, saved)
+    return state
+
+
+def check_batch(config: TrainConfig, mesh: Mesh) -> None:
+    """See that the batch divides over the mesh."""
+    blocks = mesh.shape["data"] * mesh.shape["fsdp"]
+    if config.batch_size % blocks:
+        near = max(round(config.batch_size / blocks), 1) * blocks
+        raise InputError(
+            f"batch_size={config.batch_size} does not divide over data * fsdp = {blocks} devices; "
+            f"the nearest that does is {near}"
+        )
+
+
+def claim(workdir: Any, config: TrainConfig, resuming: bool) -> None:
+    """Write the configuration into the folder; where a run is to go on, see first that it is the same one."""
+    path = epath.Path(workdir) / "config.json"
+    text = configs.to_text(config)
+    if resuming and path.exists():
+        differ = configs.differences(path.read_text(), text, ignore=MAY_DIFFER)
+        if differ:
+            listed = ", ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in differ.items())
+            raise CheckpointError(f"{workdir} holds a run of another configuration: {listed}; choose another --workdir")
+    from_first(0)  # nobody reads while it is written
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state; nothing is allocated."""
+    shapes = jax.eval_shape(lambda k: init_state(task, optimizer, k), jax.random.key(0))
+    layout = shardings(mesh, state_specs(task.rules, shapes), shapes)
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, layout)
+
+
+def fresh_state(
+    task: Task, optimizer: optax.GradientTransformation, abstract: TrainState, key: jax.Array
+) -> TrainState:
+    """The state before the first step, each device making its own part; or from published weights."""
+    layout = jax.tree.map(lambda a: a.sharding, abstract)
+    if task.start is not None:
+        return jax.jit(lambda p: start_state(p, optimizer), out_shardings=layout)(task.start(abstract.params))
+    return jax.jit(lambda k: init_state(task, optimizer, k), out_shardings=layout)(key)
+
+
+def jit_step(
+    task: Task, optimizer: optax.GradientTransformation, ema_decay: float, abstract: TrainState, mesh: Mesh
+) -> Callable:
+    """The compiled step; the state is donated."""
+    layout = jax.tree.map(lambda a: a.sharding, abstract)
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        make_train_step(task.loss, optimizer, ema_decay),
+        in_shardings=(layout, batch_sharding(mesh), whole),
+        out_shardings=(layout, whole),
+        donate_argnums=0,
+    )
+
+
+def make_batches(
+    task: Task, config: TrainConfig, mesh: Mesh, start: int
+) -> Generator[dict[str, jax.Array], None, None]:
+    """Global batches from batch `start` on, laid out over the mesh."""
+    index, count = batch_shard(mesh)
+    loader = make_loader(
+        task.source, task.transform, config.batch_size, config.seed, index, count, config.data_workers, start
+    )
+    place = batch_sharding(mesh)
+    with contextlib.closing(loader):
+        for rows in loader:
+            yield {
+                name: jax.make_array_from_process_local_data(place, value, (config.batch_size, *value.shape[1:]))
+                for name, value in rows.items()
+            }
+
+
+def check_finite(skipped_in_row: jax.Array, step: int) -> None:
+    """End the run when nothing but non-finite steps comes."""
+    if int(skipped_in_row) >= MAX_SKIPPED_IN_ROW:
+        raise InputError(
+            f"the loss or the gradient was not finite for {MAX_SKIPPED_IN_ROW} steps in a row, "
+            f"up to step {step}; lower optimizer.learning_rate or look at the data"
+        )
+
+
+@contextlib.contextmanager
+def watch_signals() -> Iterator[Callable[[int], int]]:
+    """Yields `step -> signal number`, 0 while none came; a second signal has its usual effect.
+
+    With several processes the one that is told to stop tells the others, through jax.distributed, after which
+    step; that service has its own handler of SIGTERM.
+    """
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        yield lambda step: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: 0  # Python lets only the main thread handle signals
+        return
+    received = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handler(signum: int, frame: Any) -> None:
+        del frame
+        received.append(signum)
+        signal.signal(signum, before[signum])
+
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield lambda step: received[0] if received else 0
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def from_first(value: int) -> int:
+    """What process 0 has, so that all take the same branches; also a meeting point."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

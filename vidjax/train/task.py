@@ -1,0 +1,50 @@
+"""What is trained: the few functions that the loop calls, whatever the model and the data.
+
+A configuration's `task` is a frozen dataclass, a `TaskConfig`, whose `make` returns the `Task`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from jax.sharding import PartitionSpec
+
+from vidjax.config import TrainConfig
+from vidjax.typing import Params, PyTree
+
+
+class Task(NamedTuple):
+    """Functions and data of one kind of training.
+
+    init: `key -> params`, traceable.
+    loss: `(params, batch, key) -> (scalar, {name: scalar})`, traceable; a batch is a dict of `[B, ...]`.
+    source: `len(source)`, and `source[i]`, a dict of numpy arrays, always the same for the same `i`.
+    transform: `(example, rng) -> example`, random through the Generator alone; then stacked into batches.
+    evaluate: `(EMA params, key) -> {name: float}`, now and then and at the end, with the same key every time.
+    rules: `(path regex, PartitionSpec)` of the parameters, first match wins.
+    export: `(EMA params, folder)`, writes the published layout.
+    start: `abstract params -> params`, in place of `init` where a run starts from published weights;
+      the abstract arrays carry shape, dtype and sharding.
+    """
+
+    init: Callable[[Any], Params]
+    loss: Callable[[Params, dict[str, Any], Any], tuple[Any, dict[str, Any]]]
+    source: Any
+    transform: Callable[[dict[str, Any], Any], dict[str, Any]]
+    evaluate: Callable[[Params, Any], dict[str, float]] | None = None
+    rules: tuple[tuple[str, PartitionSpec], ...] = ((".*", PartitionSpec()),)
+    export: Callable[[Params, Path], None] | None = None
+    start: Callable[[PyTree], Params] | None = None
+
+
+@runtime_checkable
+class TaskConfig(Protocol):
+    """A frozen dataclass of plain values that describes a task."""
+
+    def make(self, config: TrainConfig) -> Task:
+        """The task, for this run."""
+        ...
+
+    def smoke(self) -> "TaskConfig":
+        """A copy shrunk so that tens of steps take seconds."""
+        ...
