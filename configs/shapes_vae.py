@@ -8,7 +8,7 @@ Result:   runs/vae/export/vae, a published-format autoencoder: 64 x 64 x 17 -> 5
 
 from vidjax.config import OptimizerConfig, TrainConfig
 from vidjax.models.wan.vae import VAEConfig
-from vidjax.train.autoencoder import AutoencoderTask
+from vidjax.training.autoencoder import AutoencoderTask
 
 
 def get_config() -> TrainConfig:
@@ -26,13 +26,13 @@ def get_config() -> TrainConfig:
     )
     return TrainConfig(
         task=AutoencoderTask(model),
-        steps=2400,
+        steps=1600,
         batch_size=8,
         optimizer=OptimizerConfig(
             name="muon", learning_rate=3e-3, warmup_steps=50, schedule="cosine", weight_decay=0.0, b2=0.99
         ),
         ema_decay=0.995,
         log_every=20,
-        eval_every=400,
-        save_every=400,
+        eval_every=200,
+        save_every=200,
     )

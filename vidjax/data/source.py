@@ -4,6 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from vidjax.data.shapes import Scene, caption, scene_from_json, training_scene
+
 
 @dataclasses.dataclass(frozen=True)
 class ClipData:
@@ -26,3 +30,19 @@ class ClipData:
 
         sizes = {k: v for k, v in dataclasses.asdict(self).items() if k != "folder"}
         return load_shapes(Path(self.folder).expanduser(), split, **sizes)
+
+    def name(self) -> str:
+        """A file name that tells these clips from others."""
+        return f"shapes-{self.num_frames}x{self.height}x{self.width}-{self.num_clips}-seed{self.seed}"
+
+    def scene(self, example: dict[str, Any]) -> Scene:
+        """The scene of an example."""
+        return scene_from_json(example["scene"])
+
+    def caption(self, example: dict[str, Any], rng: np.random.Generator) -> str:
+        """One of the captions of an example."""
+        return caption(self.scene(example), rng)
+
+    def captions(self, count: int) -> list[str]:
+        """Captions of the first training scenes; nothing is rendered."""
+        return [caption(training_scene(self.seed, i), np.random.default_rng((self.seed, i))) for i in range(count)]

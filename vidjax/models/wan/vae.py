@@ -8,6 +8,7 @@ Submodules carry the published tensor names (a path joined by dots is the publis
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,28 +70,54 @@ def recall(module: nn.Module, x: Float[Array, "B F H W C"], frames: int) -> tupl
     return joined, start
 
 
+def _direct_conv(x: Array, kernel: Array, time_stride: int, space: Sequence[tuple[int, int]]) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, (time_stride, 1, 1), [(0, 0), *space], dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+
+
+def _folded_conv(x: Array, kernel: Array, time_stride: int, space: Sequence[tuple[int, int]]) -> Array:
+    # XLA's 3D convolution is slow on CPU: fold the taps in time into channels and convolve in 2D.
+    taps = kernel.shape[0]
+    F = (x.shape[1] - taps) // time_stride + 1
+    parts = [x[:, i : i + (F - 1) * time_stride + 1 : time_stride] for i in range(taps)]
+    frames = jnp.concatenate(parts, axis=-1).reshape(-1, *x.shape[2:4], taps * x.shape[4])
+    flat = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, kernel.shape[4])
+    y = lax.conv_general_dilated(frames, flat, (1, 1), space, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y.reshape(x.shape[0], F, *y.shape[1:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv3d(
     x: Float[Array, "B F H W C"], kernel: Float[Array, "t h w C D"], time_stride: int = 1
 ) -> Float[Array, "B F2 H W D"]:
-    """Convolution over space (zero padding, same size) and time (no padding: the past is already in front)."""
-    space = [((k - 1) // 2, k // 2) for k in kernel.shape[1:3]]
+    """Convolution over space (zero padding, same size) and time (no padding: the past is already in front).
 
-    def direct(x, kernel):
-        return lax.conv_general_dilated(
-            x, kernel, (time_stride, 1, 1), [(0, 0), *space], dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
-        )
+    Its gradient is spelled out so that it, too, is lowered for one platform only.
+    """
+    space = tuple(((k - 1) // 2, k // 2) for k in kernel.shape[1:3])
+    forms = {"cpu": _folded_conv, "default": _direct_conv}
+    return lax.platform_dependent(
+        x, kernel, **{name: functools.partial(f, time_stride=time_stride, space=space) for name, f in forms.items()}
+    )
 
-    def folded(x, kernel):
-        # XLA's 3D convolution is slow on CPU: fold the taps in time into channels and convolve in 2D.
-        taps = kernel.shape[0]
-        F = (x.shape[1] - taps) // time_stride + 1
-        parts = [x[:, i : i + (F - 1) * time_stride + 1 : time_stride] for i in range(taps)]
-        frames = jnp.concatenate(parts, axis=-1).reshape(-1, *x.shape[2:4], taps * x.shape[4])
-        flat = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, kernel.shape[4])
-        y = lax.conv_general_dilated(frames, flat, (1, 1), space, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return y.reshape(x.shape[0], F, *y.shape[1:])
 
-    return lax.platform_dependent(x, kernel, cpu=folded, default=direct)
+def _conv3d_forward(x: Array, kernel: Array, time_stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return conv3d(x, kernel, time_stride), (x, kernel)
+
+
+def _conv3d_backward(time_stride: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    space = tuple(((k - 1) // 2, k // 2) for k in saved[1].shape[1:3])
+
+    def pull_back(form):
+        return lambda x, kernel, g: jax.vjp(functools.partial(form, time_stride=time_stride, space=space), x, kernel)[
+            1
+        ](g)
+
+    return lax.platform_dependent(*saved, gradient, cpu=pull_back(_folded_conv), default=pull_back(_direct_conv))
+
+
+conv3d.defvjp(_conv3d_forward, _conv3d_backward)
 
 
 class Conv3D(nn.Module):

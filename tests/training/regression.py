@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from vidjax.config import OptimizerConfig, TrainConfig
-from vidjax.train.task import Task
+from vidjax.training.task import Task
 
 
 class Points:

@@ -3,7 +3,7 @@ import json
 
 import jax.numpy as jnp
 
-from vidjax.train.metrics import MetricsFile, Window, progress_line
+from vidjax.training.metrics import MetricsFile, Window, progress_line
 
 
 def test_window_survives_a_checkpoint():

@@ -5,8 +5,8 @@ import optax
 import pytest
 
 from vidjax.config import OptimizerConfig
-from vidjax.train.state import make_optimizer, make_schedule, start_state
-from vidjax.train.step import make_train_step
+from vidjax.training.state import make_optimizer, make_schedule, start_state
+from vidjax.training.step import make_train_step
 
 
 def quadratic(params, batch, key):

@@ -9,7 +9,7 @@ from optax import contrib
 
 from vidjax.config import OptimizerConfig
 from vidjax.parallel.rules import Rules, leaf_path, match_rules, match_state
-from vidjax.train.task import Task
+from vidjax.training.task import Task
 from vidjax.typing import Array, Int, Params, PyTree
 
 

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from vidjax.errors import CheckpointError
-from vidjax.train import checkpoint
-from vidjax.train.state import start_state
+from vidjax.training import checkpoint
+from vidjax.training.state import start_state
 
 
 def make_state(step: int):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vidjax.train.state import TrainState
+from vidjax.training.state import TrainState
 from vidjax.typing import Array
 
 Step = Callable[[TrainState, dict[str, Any], Array], tuple[TrainState, dict[str, Array]]]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vidjax.config import TrainConfig
-    from vidjax.train.state import TrainState
+    from vidjax.training.state import TrainState
 
 __all__ = ["export", "train"]
 
@@ -15,7 +15,7 @@ def train(config: "TrainConfig", workdir: Any, smoke: bool = False) -> "TrainSta
     import jax
 
     from vidjax.config import shrink
-    from vidjax.train.loop import fit
+    from vidjax.training.loop import fit
 
     if smoke:
         config = shrink(config, jax.device_count())
@@ -36,7 +36,7 @@ def export(workdir: Any, out: str | Path, config: "TrainConfig | None" = None) -
 
     from vidjax.config import from_text
     from vidjax.errors import CheckpointError, InputError
-    from vidjax.train import checkpoint
+    from vidjax.training import checkpoint
 
     stored = epath.Path(workdir) / "config.json"
     if not stored.exists():

@@ -17,8 +17,8 @@ import pytest
 
 from vidjax.config import MeshConfig, load_config
 from vidjax.errors import CheckpointError, InputError
-from vidjax.train import export, train
-from vidjax.train.loop import fit
+from vidjax.training import export, train
+from vidjax.training.loop import fit
 
 CONFIG = Path(__file__).with_name("regression.py")
 TIMES = ("steps_per_second", "data_wait")
@@ -80,7 +80,7 @@ def test_training_learns(tmp_path):
 def test_signal_saves_and_second_run_finishes(tmp_path):
     """Preemption: without the handler the work since the last save, here all of it, would be lost."""
     code = (
-        "from vidjax.config import load_config; from vidjax.train import train; import sys;"
+        "from vidjax.config import load_config; from vidjax.training import train; import sys;"
         "train(load_config(sys.argv[1], ['task.pause=0.02', 'save_every=1000', 'eval_every=1000', 'steps=4000',"
         " 'log_every=2']), sys.argv[2])"
     )

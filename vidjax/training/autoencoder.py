@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from vidjax.config import TrainConfig
 from vidjax.data.source import ClipData
 from vidjax.models.wan import vae
 from vidjax.models.wan.sharding import VAE_RULES
-from vidjax.train.losses import gaussian_kl, reconstruction
-from vidjax.train.task import Task
+from vidjax.training.losses import gaussian_kl, reconstruction
+from vidjax.training.task import Task
 from vidjax.typing import Array, Params
 from vidjax.weights import folder
 
@@ -46,7 +46,7 @@ class AutoencoderTask:
             export=self.export,
         )
 
-    def smoke(self) -> Self:
+    def smoke(self) -> "AutoencoderTask":
         """A copy for seconds."""
         model = dataclasses.replace(self.model, base_dim=8, decoder_base_dim=None)
         data = dataclasses.replace(self.data, num_clips=32, num_test_clips=8)

@@ -11,7 +11,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from vidjax.errors import CheckpointError
-from vidjax.train.state import TrainState
+from vidjax.training.state import TrainState
 from vidjax.typing import Params, PyTree
 
 Checkpointer = ocp.training.Checkpointer

@@ -20,11 +20,11 @@ from vidjax.data.pipeline import make_loader
 from vidjax.errors import CheckpointError, InputError
 from vidjax.parallel.mesh import batch_shard, batch_sharding, make_mesh
 from vidjax.parallel.rules import shardings
-from vidjax.train import checkpoint
-from vidjax.train.metrics import Clock, MetricsFile, Window, progress_line
-from vidjax.train.state import TrainState, init_state, make_optimizer, start_state, state_specs
-from vidjax.train.step import make_train_step
-from vidjax.train.task import Task
+from vidjax.training import checkpoint
+from vidjax.training.metrics import Clock, MetricsFile, Window, progress_line
+from vidjax.training.state import TrainState, init_state, make_optimizer, start_state, state_specs
+from vidjax.training.step import make_train_step
+from vidjax.training.task import Task
 
 MAY_DIFFER = ("steps", "log_every", "eval_every", "save_every", "keep_last", "mesh", "data_workers")
 """What a resumed run may change; anything else would make it another run."""

@@ -1,0 +1,173 @@
+"""The autoencoder against the published one, in chunks and whole."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidjax.models.wan import vae
+from vidjax.weights import folder
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+TINY = vae.VAEConfig(base_dim=4, z_dim=2, dim_mult=(1, 1, 2), num_res_blocks=1, temperal_downsample=(True, True))
+
+
+def close(found, expected, tolerance: float) -> None:
+    """Within ``tolerance`` of the largest expected value."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * float(np.abs(expected).max()))
+
+
+@pytest.fixture(scope="module", params=["vae_2_1", "vae_2_2"])
+def golden(request):
+    """Configuration, parameters and arrays of a published form."""
+    path = GOLDEN / request.param
+    config = folder.read_config(path, "vae")
+    params = folder.read_part(path, "vae", config, dtype=np.float32)
+    with np.load(path / "arrays.npz") as arrays:
+        return config, params, {k: jnp.asarray(v, jnp.float32) for k, v in arrays.items()}
+
+
+def test_encode_equals_published(golden):
+    """A difference shifts the picture of every image-to-video clip, and the latents that the denoiser is trained on."""
+    config, params, arrays = golden
+    mean, log_variance = jax.jit(functools.partial(vae.encode, config))(params, arrays["frames"])
+    close(mean, arrays["mean"], 2e-5)
+    close(log_variance, arrays["log_variance"], 2e-5)
+
+
+def test_decode_equals_published(golden):
+    """A difference is seen in every frame of every clip."""
+    config, params, arrays = golden
+    frames = jax.jit(functools.partial(vae.decode, config))(params, arrays["latents"])
+    close(frames, arrays["decoded"], 2e-5)
+    assert (np.abs(arrays["decoded"]) < 1).mean() > 0.9, "mostly clamped pixels would compare nothing"
+
+
+@functools.cache
+def tiny():
+    config = TINY
+    params = vae.init(config, jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    frames = jax.random.uniform(jax.random.key(1), (2, 17, 8, 12, 3), minval=-1)
+    latents = jax.random.normal(jax.random.key(2), (2, 5, 2, 3, 2))
+    encode = jax.jit(functools.partial(vae.encode_chunk, config))
+    decode = jax.jit(functools.partial(vae.decode_chunk, config))
+    return config, params, frames, latents, encode, decode
+
+
+def in_chunks(code, params, x, sizes):
+    """All pieces coded in turn, each with the cache of the one before."""
+    cache, pieces, start = None, [], 0
+    for size in sizes:
+        out, cache = code(params, cache, x[:, start : start + size])
+        pieces.append(out)
+        start += size
+    assert start == x.shape[1]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *pieces)
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 4, 4, 4), (1, 8, 8), (5, 4, 8), (9, 8)])
+def test_encode_in_chunks_equals_whole(sizes):
+    """A cache that forgets or repeats a frame shows as a jump at every chunk of a long clip."""
+    _, params, frames, _, encode, _ = tiny()
+    whole, _ = encode(params, None, frames)
+    for found, expected in zip(in_chunks(encode, params, frames, sizes), whole, strict=True):
+        close(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (1, 4), (2, 1, 2), (3, 2)])
+def test_decode_in_chunks_equals_whole(sizes):
+    """A stream of chunks must be the clip: a seam here is a flicker in every streamed video."""
+    _, params, _, latents, _, decode = tiny()
+    whole, _ = decode(params, None, latents)
+    assert whole.shape == (2, 17, 8, 12, 3)
+    close(in_chunks(decode, params, latents, sizes), whole, 1e-5)
+
+
+def test_scan_equals_whole():
+    """``encode`` and ``decode`` go chunk by chunk under a scan; both must be the whole clip's."""
+    config, params, frames, latents, encode, decode = tiny()
+    close(jax.jit(functools.partial(vae.encode, config))(params, frames)[0], encode(params, None, frames)[0][0], 1e-5)
+    close(jax.jit(functools.partial(vae.decode, config))(params, latents), decode(params, None, latents)[0], 1e-5)
+
+
+def test_encode_is_causal():
+    """Latents of a clip's beginning must not change with what follows: extension of a clip rests on it."""
+    _, params, frames, _, encode, _ = tiny()
+    (whole, _), _ = encode(params, None, frames)
+    other = frames.at[:, 9:].set(-frames[:, 9:])
+    (changed, _), _ = encode(params, None, other)
+    np.testing.assert_array_equal(changed[:, :3], whole[:, :3])
+    assert not np.allclose(changed[:, 3:], whole[:, 3:], atol=1e-3)
+    close(encode(params, None, frames[:, :9])[0][0], whole[:, :3], 1e-5)
+
+
+def test_one_frame_is_a_clip():
+    """A picture is encoded alone for image to video."""
+    config, params, frames, latents, encode, decode = tiny()
+    mean, _ = vae.encode(config, params, frames[:, :1])
+    assert mean.shape == (2, 1, 2, 3, 2)
+    assert vae.decode(config, params, latents[:, :1]).shape == (2, 1, 8, 12, 3)
+
+
+@pytest.mark.parametrize("time_stride", [1, 2])
+def test_convolution_forms_agree(time_stride):
+    """CPUs run the folded form, TPUs and GPUs the direct one: tested here, they must be the same there."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 4, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 3, 5))
+    space = ((1, 1), (1, 1))
+
+    def value(form, x, kernel):
+        y = form(x, kernel)
+        return jnp.sum(jnp.sin(y)), y
+
+    def direct(x, kernel):
+        return vae._direct_conv(x, kernel, time_stride, space)
+
+    def chosen(x, kernel):
+        return vae.conv3d(x, kernel, time_stride)
+
+    outcomes = [
+        jax.value_and_grad(functools.partial(value, f), (0, 1), has_aux=True)(x, kernel) for f in (direct, chosen)
+    ]
+    for expected, found in zip(*map(jax.tree.leaves, outcomes), strict=True):
+        close(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_patchify_inverts(p):
+    """Pixels out of place after decoding."""
+    x = jax.random.normal(jax.random.key(0), (1, 2, 8, 12, 3))
+    np.testing.assert_array_equal(vae.unpatchify(vae.patchify(x, p), p), x)
+
+
+def test_normalize_inverts(golden):
+    """Latents that come back scaled decode to washed-out colours."""
+    config, _, arrays = golden
+    z = arrays["latents"]
+    expected = (np.asarray(z) - np.array([0.25, -0.5, 0.0, 1.0])) / np.array([1.5, 2.0, 0.5, 1.0])
+    close(vae.normalize(config, z), expected, 1e-6)
+    close(vae.denormalize(config, vae.normalize(config, z)), z, 1e-6)
+
+
+def test_gradients_reach_every_parameter():
+    """A parameter without a gradient stays at its random start for a whole training."""
+    config, params, frames, _, _, _ = tiny()
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            (mean, log_variance), _ = vae.encode_chunk(config, params, None, frames[:1, :9])
+            pixels, _ = vae.decode_chunk(config, params, None, mean)
+            return jnp.mean((pixels - frames[:1, :9]) ** 2) + jnp.mean(log_variance**2)
+
+        return jax.grad(loss)(params)
+
+    still = [
+        jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(gradient(params)) if not g.any()
+    ]
+    assert not still

@@ -1,0 +1,171 @@
+"""The command line: ``vidjax generate``, ``train``, ``export``."""
+
+import dataclasses
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from vidjax.errors import InputError
+
+CACHE = "~/.cache/vidjax/compiled"
+"""Compiled programs are kept here, so that only the first run of a kind waits for the compiler."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate:
+    """Make a clip from a sentence, and perhaps a picture."""
+
+    prompt: tyro.conf.Positional[str]
+    """What is to be seen."""
+    model: str | None = None
+    """A folder in the published layout or a Hugging Face hub id; left out: the bundled model."""
+    out: Path = Path("out.mp4")
+    """The file to write: .mp4, .gif, or .png for a sheet of frames."""
+    image: Path | None = None
+    """A picture to start from: the first frame."""
+    negative_prompt: str = ""
+    """What to lead away from."""
+    height: int | None = None
+    """Pixels."""
+    width: int | None = None
+    """Pixels."""
+    num_frames: int | None = None
+    """1 + 4 n."""
+    duration: float | None = None
+    """Seconds, in place of --num-frames."""
+    fps: float | None = None
+    """Frames per second."""
+    num_inference_steps: int | None = None
+    """Steps from noise to video, 1 to 1000."""
+    guidance_scale: float | None = None
+    """How strictly the prompt is followed; 1 turns guidance off."""
+    flow_shift: float | None = None
+    """Above 1, more of the steps go to high noise."""
+    solver: str = "unipc"
+    """unipc, euler or heun."""
+    seed: int = 0
+    """Another number, another clip."""
+    dtype: str = "float32"
+    """float32 or bfloat16."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train as a configuration says; the same line again goes on where it stopped."""
+
+    config: tyro.conf.Positional[Path]
+    """A Python file with get_config()."""
+    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Settings to change, as key=value or a.b=value."""
+    workdir: tyro.conf.OmitArgPrefixes[str] = dataclasses.field(kw_only=True)
+    """Where checkpoints, metrics and the finished model go."""
+    smoke: bool = False
+    """Shrink everything: tens of steps in seconds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a training run's averaged weights as a model folder in the published layout."""
+
+    workdir: tyro.conf.Positional[str]
+    """What was given to vidjax train."""
+    out: tyro.conf.Positional[Path]
+    """The folder to write."""
+    config: Path | None = None
+    """The run's configuration file, needed only where its task is not one of vidjax's own."""
+
+
+Command = (
+    Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+)
+
+
+def main() -> None:
+    """Entry point: errors that a user can cause are one line on standard error and exit code 2."""
+    warnings.showwarning = _show_warning
+    command = tyro.cli(
+        Command,
+        prog="vidjax",
+        description="Text to video and image to video in JAX.",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+    )
+    run = {Generate: generate, Train: train, Export: export}[type(command)]
+    try:
+        run(command)
+    except InputError as error:
+        print(f"vidjax: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("vidjax: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def generate(command: Generate) -> None:
+    """``vidjax generate``."""
+    import time
+
+    from vidjax.video import check_writable
+
+    out = check_writable(command.out)
+    start = time.perf_counter()
+    _keep_compiled()
+    from vidjax.generation import generate
+    from vidjax.model import load
+
+    fields = dataclasses.asdict(command)
+    model = load(fields.pop("model"), dtype=fields.pop("dtype"))
+    stages = [("loading", time.perf_counter() - start)]
+    prompt = fields.pop("prompt")
+    del fields["out"]
+    video = generate(model, prompt, on_stage=lambda *stage: stages.append(stage), **fields)
+    written = time.perf_counter()
+    video.save(out)
+    stages.append(("writing", time.perf_counter() - written))
+    size = f"{video.num_frames} frames of {video.frames.shape[2]}x{video.frames.shape[1]}, {video.duration:.1f} s"
+    print(f"{out}: {size}")
+    print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages))
+
+
+def train(command: Train) -> None:
+    """``vidjax train``."""
+    from vidjax.config import load_config
+
+    config = load_config(command.config, command.overrides)
+    _keep_compiled()
+    from vidjax.training import train
+
+    train(config, command.workdir, smoke=command.smoke)
+
+
+def export(command: Export) -> None:
+    """``vidjax export``."""
+    from vidjax.config import load_config
+    from vidjax.training import export
+
+    export(command.workdir, command.out, load_config(command.config) if command.config else None)
+    print(f"{command.out}: exported")
+
+
+def _keep_compiled() -> None:
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path(CACHE).expanduser()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    if issubclass(category, UserWarning):
+        print(f"vidjax: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Latents computed ahead: a training of the denoiser should not pay for the autoencoder at every step."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from vidjax.models.wan import vae
+from vidjax.typing import Array, Params
+from vidjax.video import from_uint8
+
+BATCH = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """Examples of a source with ``latents`` [f, h, w, z] (normalized, float16) in place of their frames."""
+
+    latents: np.ndarray
+    source: Any
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = {k: v for k, v in self.source[index].items() if k != "video"}
+        return {**example, "latents": self.latents[index]}
+
+
+def fingerprint(config: vae.VAEConfig, params: Params) -> str:
+    """Twelve hexadecimal digits that change with the autoencoder."""
+    digest = hashlib.sha256(repr(config).encode())
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf, np.float32).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def open_latents(config: vae.VAEConfig, params: Params, source: Any, folder: Path, name: str) -> Latents:
+    """Latents of every clip of ``source``, kept in ``folder`` under the autoencoder's fingerprint.
+
+    Computed at the first call, which goes on where an earlier one was cut off.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{fingerprint(config, params)}.npy"
+    if not path.exists():
+        _compute(config, params, source, path)
+    return Latents(np.load(path, mmap_mode="r"), source)
+
+
+def _compute(config: vae.VAEConfig, params: Params, source: Any, path: Path) -> None:
+    @jax.jit
+    def encode(params: Params, video: Array) -> Array:
+        mean, _ = vae.encode(config, params, from_uint8(video))
+        return vae.normalize(config, mean).astype(np.float16)
+
+    partial, progress = path.with_suffix(".partial.npy"), path.with_suffix(".progress")
+    count = len(source)
+    done = int(progress.read_text()) if partial.exists() and progress.exists() else 0
+    shape = (count, *jax.eval_shape(encode, params, source[0]["video"][None]).shape[1:])
+    latents = np.lib.format.open_memmap(partial, "r+" if done else "w+", np.float16, shape)
+    with tqdm(total=count, initial=done, desc="latents", unit="clip") as bar:
+        for start in range(done, count, BATCH):
+            # The last batch is filled up with its last clip, so that one compilation serves all.
+            rows = [min(start + i, count - 1) for i in range(BATCH)]
+            encoded = np.asarray(encode(params, np.stack([source[i]["video"] for i in rows])))
+            end = min(start + BATCH, count)
+            latents[start:end] = encoded[: end - start]
+            bar.update(end - start)
+            if end == count or end // BATCH % 50 == 0:
+                latents.flush()
+                progress.write_text(str(end))
+    partial.rename(path)
+    progress.unlink()

@@ -1,0 +1,30 @@
+"""The model families: what a published folder's pipeline name stands for."""
+
+from types import ModuleType
+from typing import NamedTuple
+
+from vidjax.models import t5
+from vidjax.models.wan import denoiser, sharding, vae
+
+
+class Family(NamedTuple):
+    """The modules of a family's parts, and the sharding rules of each part."""
+
+    text_encoder: ModuleType
+    denoiser: ModuleType
+    vae: ModuleType
+    rules: dict[str, tuple]
+
+
+WAN = Family(
+    text_encoder=t5,
+    denoiser=denoiser,
+    vae=vae,
+    rules={
+        "transformer": sharding.DENOISER_RULES,
+        "text_encoder": sharding.TEXT_ENCODER_RULES,
+        "vae": sharding.VAE_RULES,
+    },
+)
+
+FAMILIES = {"WanPipeline": WAN}

@@ -1,0 +1,194 @@
+"""What was asked for, completed with the model's defaults and checked, before anything is compiled."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vidjax.diffusion.flow import Schedule, make_schedule
+from vidjax.diffusion.solvers import SOLVERS
+from vidjax.errors import InputError
+from vidjax.image import fit_image, read_image
+from vidjax.model import Model, ModelConfig
+
+OUTPUT_TYPES = ("video", "latent")
+MAX_STEPS = 1000
+MAX_SIDE = 8192
+MAX_FPS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One call of ``generate``, complete and known to fit the model.
+
+    ``image`` is uint8 [height, width, 3]; ``latents`` float32 [B, f, h, w, z] or None.
+    """
+
+    prompts: tuple[str, ...]
+    negative_prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    image: np.ndarray | None
+    height: int
+    width: int
+    num_frames: int
+    fps: float
+    schedule: Schedule
+    guidance_scale: float
+    solver: str
+    latents: np.ndarray | None
+
+    @property
+    def batch(self) -> int:
+        return len(self.prompts)
+
+
+def make_request(
+    model: Model,
+    prompt: str | Sequence[str],
+    *,
+    negative_prompt: str | Sequence[str] = "",
+    image: Any = None,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+    duration: float | None = None,
+    fps: float | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    flow_shift: float | None = None,
+    solver: str = "unipc",
+    seed: int = 0,
+    latents: Any = None,
+    output_type: str = "video",
+) -> Request:
+    """See ``vidjax.generate`` for the arguments.
+
+    Raises:
+      InputError: what does not fit the model, with what was given and the nearest that would do.
+    """
+    config, defaults = model.config, model.config.sampling
+    prompts = _prompts(prompt)
+    if not prompts:
+        raise InputError("prompt=[]: at least one prompt is needed")
+    if output_type not in OUTPUT_TYPES:
+        raise InputError(f"output_type={output_type!r}: choose {' or '.join(OUTPUT_TYPES)}")
+    if solver not in SOLVERS:
+        raise InputError(f"solver={solver!r}: choose one of {', '.join(SOLVERS)}")
+    steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
+    fps = _number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
+    height, width = _size(config, height, width)
+    shift = _number("flow_shift", defaults.flow_shift if flow_shift is None else flow_shift, 0.01, 1000)
+    request = Request(
+        prompts=prompts,
+        negative_prompts=_negatives(negative_prompt, len(prompts)),
+        seeds=_seeds(seed, len(prompts)),
+        image=None,
+        height=height,
+        width=width,
+        num_frames=_frames(config, num_frames, duration, fps),
+        fps=fps,
+        schedule=make_schedule(_whole("num_inference_steps", steps, 1, MAX_STEPS), shift),
+        guidance_scale=_number(
+            "guidance_scale", defaults.guidance_scale if guidance_scale is None else guidance_scale, 0, 1000
+        ),
+        solver=solver,
+        latents=None,
+    )
+    if image is not None:
+        if not config.expand_timesteps:
+            raise InputError(
+                f"image: {model.name} was trained with one time per clip and cannot be given a first frame; "
+                "the bundled model and Wan 2.2 TI2V can"
+            )
+        request = dataclasses.replace(request, image=fit_image(read_image(image), height, width))
+    if latents is not None:
+        request = dataclasses.replace(request, latents=_latents(config, request, latents))
+    return request
+
+
+def _prompts(prompt: str | Sequence[str]) -> tuple[str, ...]:
+    prompts = (prompt,) if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, list | tuple) or not all(isinstance(p, str) for p in prompts):
+        raise InputError(f"prompt={prompt!r:.80}: must be text, or a list of texts")
+    return tuple(prompts)
+
+
+def _negatives(negative: str | Sequence[str], batch: int) -> tuple[str, ...]:
+    if isinstance(negative, str):
+        return (negative,) * batch
+    negatives = _prompts(negative)
+    if len(negatives) != batch:
+        raise InputError(f"negative_prompt has {len(negatives)} texts for {batch} prompts: give one, or as many")
+    return negatives
+
+
+def _seeds(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
+    if isinstance(seed, list | tuple):
+        if len(seed) != batch:
+            raise InputError(f"seed has {len(seed)} numbers for {batch} prompts: give one, or as many")
+        return tuple(_whole("seed", s, 0, 2**63 - 1) for s in seed)
+    first = _whole("seed", seed, 0, 2**63 - batch)
+    return tuple(first + i for i in range(batch))
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise InputError(f"{name}={value!r}: must be a whole number from {low} to {high}")
+    if not low <= value <= high:
+        raise InputError(f"{name}={value}: must lie between {low} and {high}; nearest: {min(max(value, low), high)}")
+    return int(value)
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise InputError(f"{name}={value!r}: must be a finite number from {low} to {high}")
+    if not low <= value <= high:
+        raise InputError(f"{name}={value}: must lie between {low} and {high}; nearest: {min(max(value, low), high)}")
+    return float(value)
+
+
+def _size(config: ModelConfig, height: int | None, width: int | None) -> tuple[int, int]:
+    defaults, multiples = config.sampling, config.size_multiple
+    height = defaults.height if height is None else height
+    width = defaults.width if width is None else width
+    for name, value, multiple in zip(("height", "width"), (height, width), multiples, strict=True):
+        _whole(name, value, multiple, MAX_SIDE)
+        if value % multiple:
+            near = min(max(round(value / multiple), 1) * multiple, MAX_SIDE // multiple * multiple)
+            raise InputError(f"{name}={value}: must be a multiple of {multiple}; nearest: {near}")
+    return int(height), int(width)
+
+
+def _frames(config: ModelConfig, num_frames: int | None, duration: float | None, fps: float) -> int:
+    step = config.vae.temporal_factor
+    most = 1 + step * (config.transformer.rope_max_seq_len * config.transformer.patch_size[0] - 1)
+    if duration is not None:
+        if num_frames is not None:
+            raise InputError(f"num_frames={num_frames} and duration={duration} both say how long: give one of them")
+        wanted = _number("duration", duration, 0, 86400) * fps
+        num_frames = 1 + step * max(0, round((wanted - 1) / step))
+        if num_frames > most:
+            raise InputError(f"duration={duration}: at {fps:g} frames a second the longest clip is {most / fps:.1f} s")
+        return num_frames
+    num_frames = _whole("num_frames", config.sampling.num_frames if num_frames is None else num_frames, 1, most)
+    if (num_frames - 1) % step:
+        near = 1 + step * round((num_frames - 1) / step)
+        raise InputError(f"num_frames={num_frames}: must be 1 + a multiple of {step}; nearest: {min(near, most)}")
+    return num_frames
+
+
+def _latents(config: ModelConfig, request: Request, latents: Any) -> np.ndarray:
+    shape = (request.batch, *config.latent_shape(request.num_frames, request.height, request.width))
+    try:
+        value = np.asarray(latents, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"latents: must be an array of shape {shape}, not {type(latents).__name__}") from error
+    value = value[None] if value.ndim == 4 and request.batch == 1 else value
+    if value.shape != shape:
+        raise InputError(f"latents of shape {value.shape}: for this clip the noise has shape {shape}")
+    if not np.isfinite(value).all():
+        raise InputError("latents: hold numbers that are not finite")
+    return value

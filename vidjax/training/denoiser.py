@@ -1,0 +1,162 @@
+"""Training the denoiser and its text encoder: flow matching on latents computed ahead, some frames given."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidjax import tokenizer as tokenizers
+from vidjax.config import TrainConfig
+from vidjax.data.latents import open_latents
+from vidjax.data.source import ClipData
+from vidjax.diffusion.flow import initial_noise, interpolate
+from vidjax.models import t5
+from vidjax.models.wan import denoiser
+from vidjax.models.wan.presets import SamplingDefaults
+from vidjax.models.wan.sharding import DENOISER_RULES, TEXT_ENCODER_RULES
+from vidjax.training import caption_swap, probe
+from vidjax.training.losses import logit_normal_times
+from vidjax.training.task import Task
+from vidjax.typing import Array, Bool, Float, Params
+from vidjax.weights import folder
+
+TOKENIZER_CAPTIONS = 4000
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiserTask:
+    """Flow matching: the mean squared error of the velocity over the frames that are not given.
+
+    Args:
+      vae: folder with a part ``vae``, as training the autoencoder leaves it.
+      text: the text encoder; its vocabulary comes from the captions.
+      sampling: the defaults that are published with the model.
+      caption_dropout: share of captions left out, for guidance.
+      time_shift: mean of the normal whose logistic is the diffusion time.
+      given_share: share of clips whose first frames are given at time 0.
+      probe_weight: weight of a loss that has the text encoder tell the caption's factors.
+    """
+
+    vae: str
+    model: denoiser.DenoiserConfig
+    text: t5.T5Config
+    sampling: SamplingDefaults
+    data: ClipData = ClipData()
+    caption_dropout: float = 0.1
+    time_shift: float = 0.7
+    given_share: float = 0.3
+    probe_weight: float = 0.1
+    eval_clips: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: denoiser.Remat = "none"
+
+    def make(self, config: TrainConfig) -> Task:
+        """The task as functions; computes the latents at the first call."""
+        del config
+        tokenizer = self.tokenizer()
+        vae_config = folder.read_config(Path(self.vae), "vae")
+        vae_params = folder.read_part(Path(self.vae), "vae", vae_config, "float32")
+        place = Path(self.data.folder).expanduser() / "latents"
+        train, test = (
+            open_latents(vae_config, vae_params, self.data.open(split), place, f"{self.data.name()}-{split}")
+            for split in ("train", "test")
+        )
+        return Task(
+            init=self.init,
+            loss=self.loss,
+            source=train,
+            transform=lambda example, rng: self.transform(tokenizer, example, rng),
+            evaluate=lambda params, key: caption_swap.evaluate(self, params, tokenizer, test, key),
+            rules=tuple((f"^transformer/{r.lstrip('^')}", s) for r, s in DENOISER_RULES)
+            + tuple((f"^text_encoder/{r.lstrip('^')}", s) for r, s in TEXT_ENCODER_RULES)
+            + ((r".*", jax.sharding.PartitionSpec()),),
+            export=lambda params, out: self.export(params, out, tokenizer, vae_config, vae_params),
+        )
+
+    def smoke(self) -> "DenoiserTask":
+        """A copy for seconds; the autoencoder stays as it is."""
+        model = dataclasses.replace(self.model, num_layers=2, num_attention_heads=2, ffn_dim=64)
+        text = dataclasses.replace(self.text, num_layers=1, d_ff=32)
+        data = dataclasses.replace(self.data, num_clips=32, num_test_clips=8)
+        return dataclasses.replace(self, model=model, text=text, data=data, eval_clips=4)
+
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """Learned from captions of the training scenes."""
+        return tokenizers.train(self.data.captions(TOKENIZER_CAPTIONS), self.sampling.max_text_length)
+
+    def text_config(self) -> t5.T5Config:
+        """The text encoder with the vocabulary of the tokenizer."""
+        vocabulary = tokenizers.processor(self.tokenizer()).vocab_size()
+        return dataclasses.replace(self.text, vocab_size=vocabulary)
+
+    def init(self, key: Array) -> Params:
+        """Random parameters; the last projection starts at zero, as does what it predicts."""
+        keys = jax.random.split(key, 3)
+        transformer = denoiser.init(self.model, keys[0])
+        transformer["proj_out"] = jax.tree.map(jnp.zeros_like, transformer["proj_out"])
+        return {
+            "transformer": transformer,
+            "text_encoder": t5.init(self.text_config(), keys[1]),
+            "probe": probe.init(self.text.d_model, keys[2]),
+        }
+
+    def transform(self, tokenizer: tokenizers.Tokenizer, example: dict, rng: np.random.Generator) -> dict[str, Any]:
+        """Latents, the tokens of one of the scene's captions, and the factors it tells (-1: caption left out)."""
+        dropped = rng.random() < self.caption_dropout
+        text = "" if dropped else self.data.caption(example, rng)
+        tokens = tokenizers.tokenize(tokenizer, [text])
+        labels = probe.labels(self.data.scene(example))
+        return {
+            "latents": np.asarray(example["latents"], np.float32),
+            "tokens": tokens.ids[0],
+            "length": tokens.lengths[0],
+            "factors": np.full_like(labels, -1) if dropped else labels,
+        }
+
+    def encode_text(self, params: Params, tokens: Array, lengths: Array) -> Float[Array, "B L D"]:
+        """Text embeddings."""
+        return t5.encode(self.text_config(), params["text_encoder"], tokens, lengths, jnp.dtype(self.dtype))
+
+    def frame_losses(
+        self, params: Params, text: Float[Array, "B L D"], x0: Array, noise: Array, t: Float[Array, "B f"]
+    ) -> Float[Array, "B f"]:
+        """Mean squared error of the velocity of each latent frame."""
+        x, target = interpolate(x0, noise, t)
+        dtype = jnp.dtype(self.dtype)
+        context = denoiser.context(self.model, params["transformer"], text, dtype=dtype)
+        v = denoiser.velocity(self.model, params["transformer"], x, t, context, dtype=dtype, remat=self.remat)
+        return jnp.mean((v - target) ** 2, axis=(2, 3, 4))
+
+    def loss(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
+        """Traceable; see the class."""
+        time_key, noise_key, given_key = jax.random.split(key, 3)
+        x0 = batch["latents"]
+        B, f = x0.shape[:2]
+        given = given_frames(given_key, B, f, self.given_share)
+        t = jnp.where(given, 0.0, logit_normal_times(time_key, (B, 1), self.time_shift))
+        text = self.encode_text(params, batch["tokens"], batch["length"])
+        losses = self.frame_losses(params, text, x0, initial_noise(noise_key, x0.shape), t)
+        flow = jnp.sum(jnp.where(given, 0.0, losses)) / jnp.sum(~given)
+        telling, share = probe.loss(params["probe"], text, batch["length"], batch["factors"])
+        return flow + self.probe_weight * telling, {"flow": flow, "probe": telling, "probe_correct": share}
+
+    def export(self, params: Params, out: Path, tokenizer: Any, vae_config: Any, vae_params: Params) -> None:
+        """Write a whole model folder; the denoiser and text encoder in bfloat16, the autoencoder in float16."""
+        out.mkdir(parents=True, exist_ok=True)
+        folder.write_part(out, "transformer", self.model, params["transformer"], "bfloat16")
+        folder.write_part(out, "text_encoder", self.text_config(), params["text_encoder"], "bfloat16")
+        folder.write_part(out, "vae", vae_config, vae_params, "float16")
+        folder.write_tokenizer(out, tokenizer.spiece, tokenizer.max_length)
+        folder.write_index(out, self.sampling.flow_shift, True, dataclasses.asdict(self.sampling))
+
+
+def given_frames(key: Array, batch: int, frames: int, share: float) -> Bool[Array, "B f"]:
+    """Which latent frames are given: in ``share`` of the clips the first; in a third of these up to all but one."""
+    which, how, count = jax.random.split(key, 3)
+    several = jax.random.randint(count, (batch, 1), 1, frames)
+    number = jnp.where(jax.random.bernoulli(how, 1 / 3, (batch, 1)), several, 1)
+    number = jnp.where(jax.random.bernoulli(which, share, (batch, 1)), number, 0)
+    return jnp.arange(frames) < number

@@ -1,0 +1,49 @@
+"""A probe on the text encoder: linear heads that tell the factors of a scene from its caption.
+
+It gives the text encoder a reason to tell words apart before the denoiser can use them; nothing of it is exported.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vidjax.data.shapes import ACTIONS, CAMERAS, COLOURS, PLACES, SHAPES, SIZES, STYLES, Scene, Subject
+from vidjax.typing import Array, Float, Int, Params
+
+SUBJECT = {"colour": COLOURS, "shape": SHAPES, "size": SIZES}
+SCENE = {"action": ACTIONS, "place": PLACES, "camera": CAMERAS, "style": STYLES}
+# The second subject may be absent: one class more.
+HEADS = (*(len(w) for w in SUBJECT.values()), *(len(w) + 1 for w in SUBJECT.values()), *map(len, SCENE.values()))
+
+
+def labels(scene: Scene) -> Int[np.ndarray, "heads"]:
+    """Index of each factor's value, in the order of the heads."""
+    first, second = (*scene.subjects, None)[:2]
+
+    def of(subject: Subject | None) -> list[int]:
+        return [len(w) if subject is None else w.index(getattr(subject, f)) for f, w in SUBJECT.items()]
+
+    return np.asarray([*of(first), *of(second), *(w.index(getattr(scene, f)) for f, w in SCENE.items())], np.int32)
+
+
+def init(dim: int, key: Array) -> Params:
+    """One matrix for all heads side by side."""
+    return {"kernel": 0.02 * jax.random.normal(key, (dim, sum(HEADS))), "bias": jnp.zeros((sum(HEADS),))}
+
+
+def loss(
+    params: Params, text: Float[Array, "B L D"], lengths: Int[Array, "B"], factors: Int[Array, "B heads"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean cross-entropy over heads, and the share that is right; factors of -1 do not count."""
+    pooled = text.astype(jnp.float32).sum(axis=1) / lengths[:, None]
+    logits = pooled @ params["kernel"] + params["bias"]
+    parts = jnp.split(logits, np.cumsum(HEADS)[:-1], axis=-1)
+    known = factors >= 0
+    target = jnp.maximum(factors, 0)
+    entropy = jnp.stack(
+        [optax.softmax_cross_entropy_with_integer_labels(p, target[:, i]) for i, p in enumerate(parts)], axis=1
+    )
+    right = jnp.stack([p.argmax(-1) for p in parts], axis=1) == target
+    count = jnp.maximum(known.sum(), 1)
+    return jnp.where(known, entropy, 0).sum() / count, jnp.where(known, right, False).sum() / count
