@@ -1,9 +1,13 @@
 """The command line: ``vidjax generate``, ``train``, ``export``."""
 
+import contextlib
 import dataclasses
+import io
+import itertools
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +23,7 @@ CACHE = "~/.cache/vidjax/compiled"
 class Generate:
     """Make a clip from a sentence, and perhaps a picture."""
 
-    prompt: tyro.conf.Positional[str]
+    prompt: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")]
     """What is to be seen."""
     model: str | None = None
     """A folder in the published layout or a Hugging Face hub id; left out: the bundled model."""
@@ -91,14 +95,9 @@ Command = (
 def main() -> None:
     """Entry point: errors that a user can cause are one line on standard error and exit code 2."""
     warnings.showwarning = _show_warning
-    command = tyro.cli(
-        Command,
-        prog="vidjax",
-        description="Text to video and image to video in JAX.",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-    )
-    run = {Generate: generate, Train: train, Export: export}[type(command)]
     try:
+        command = parse()
+        run = {Generate: generate, Train: train, Export: export}[type(command)]
         run(command)
     except InputError as error:
         print(f"vidjax: error: {error}", file=sys.stderr)
@@ -106,6 +105,31 @@ def main() -> None:
     except KeyboardInterrupt:
         print("vidjax: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Command:
+    """The command that these words, or those of this process, ask for.
+
+    Raises:
+      InputError: they ask for none.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                Command,
+                args=arguments,
+                prog="vidjax",
+                description="Text to video and image to video in JAX.",
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        # Out of its box, and without the help that follows the first paragraph.
+        lines = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
+        first = itertools.takewhile(lambda line: line and not line.startswith("─"), lines)
+        raise InputError(f"{' '.join(first).rstrip('.')}; see vidjax --help") from None
 
 
 def generate(command: Generate) -> None:

@@ -103,9 +103,10 @@ def make_condition(model: Model, request: Request) -> Condition:
     tokens = tokenizers.tokenize(model.tokenizer, texts)
     for text, cut in zip(texts, tokens.truncated, strict=True):
         if cut:
+            least = "at least " if len(text) > tokenizers.MAX_CHARACTERS else ""
             warnings.warn(
-                f"prompt '{text[:40]}...' is longer than the {model.tokenizer.max_length} tokens that {model.name} "
-                f"reads: {cut} at its end are left out",
+                f"prompt {text[:40] + '...'!r} is longer than the {model.tokenizer.max_length} tokens that "
+                f"{model.name} reads: {least}{cut} at its end are left out",
                 stacklevel=3,
             )
     embeddings = _encode_text(config, model.params["text_encoder"], tokens.ids, tokens.lengths)

@@ -1,14 +1,12 @@
 """A model in memory: configurations, parameters, tokenizer; and loading one."""
 
 import dataclasses
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from vidjax import tokenizer as tokenizers
 from vidjax.errors import InputError, WeightsError
@@ -17,9 +15,9 @@ from vidjax.models.t5 import T5Config
 from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.presets import PRESETS, SamplingDefaults
 from vidjax.models.wan.vae import VAEConfig
-from vidjax.parallel.rules import match_rules
-from vidjax.typing import Params
-from vidjax.weights import folder, hub
+from vidjax.parallel.rules import match_rules, shardings
+from vidjax.typing import Params, PyTree
+from vidjax.weights import folder, hub, lora
 
 PARTS = ("transformer", "text_encoder", "vae")
 DTYPES = ("float32", "bfloat16")
@@ -74,30 +72,41 @@ class Model:
 
 
 def load(
-    model: str | Path | None = None, *, mesh: Mesh | None = None, dtype: str = "float32", revision: str | None = None
+    model: str | Path | None = None,
+    *,
+    mesh: Mesh | None = None,
+    dtype: str = "float32",
+    loras: Mapping[str | Path, float] | None = None,
+    revision: str | None = None,
 ) -> Model:
     """A model from the bundled weights (None), a folder in the published layout, or a Hugging Face hub id.
 
     Args:
       mesh: devices to spread the parameters over, see ``vidjax.parallel.make_mesh``; None: the default device.
       dtype: ``float32`` or ``bfloat16``, for the denoiser and text encoder.
+      loras: files of changes to the denoiser that are merged into it, each with its strength.
       revision: branch, tag or commit of a hub repository.
 
     Raises:
       InputError: an unknown ``dtype``.
-      WeightsError: no such folder or repository, or its files do not fit their configuration.
+      WeightsError: no such folder or repository, or its files or ``loras`` do not fit the configuration.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r}: choose {' or '.join(DTYPES)}")
     path = bundled() if model is None else hub.find(str(model), revision)
     config = dataclasses.replace(read_config(path), dtype=dtype)
+    tokenizer = tokenizers.load(path / "tokenizer" / "spiece.model", config.sampling.max_text_length)
+    # Everything that can be wrong is found before the first gigabyte is moved.
+    for name in PARTS:
+        folder.check_part(path, name, getattr(config, name))
+    changes = lora.read(folder.abstract_params("transformer", config.transformer), (loras or {}).items())
 
     def part(name: str) -> Params:
         stored = "float32" if name == "vae" else dtype
-        return folder.read_part(path, name, getattr(config, name), stored, _placer(name, config, mesh))
+        return folder.read_part(path, name, getattr(config, name), stored, _shardings(name, config, mesh))
 
     params = {name: part(name) for name in PARTS}
-    tokenizer = tokenizers.load(path / "tokenizer" / "spiece.model", config.sampling.max_text_length)
+    params["transformer"] = lora.apply(params["transformer"], changes, donate=True)
     return Model(config, params, tokenizer, "bundled" if model is None else str(model), mesh)
 
 
@@ -142,16 +151,8 @@ def _sampling(path: Path, transformer: DenoiserConfig) -> SamplingDefaults:
     return SamplingDefaults(flow_shift=float(scheduler.get("flow_shift", 5.0)))
 
 
-def _placer(part: str, config: ModelConfig, mesh: Mesh | None) -> Any:
+def _shardings(part: str, config: ModelConfig, mesh: Mesh | None) -> PyTree | None:
     if mesh is None:
-        return lambda path, value: jnp.asarray(value)
+        return None
     abstract = folder.abstract_params(part, getattr(config, part))
-    specs = match_rules(config.modules.rules[part], abstract)
-
-    def place(path: tuple[str, ...], value: np.ndarray) -> jax.Array:
-        spec = specs
-        for key in path:
-            spec = spec[key]
-        return jax.device_put(value, NamedSharding(mesh, spec))
-
-    return place
+    return shardings(mesh, match_rules(config.modules.rules[part], abstract), abstract)

@@ -60,7 +60,7 @@ def make_request(
     guidance_scale: float | None = None,
     flow_shift: float | None = None,
     solver: str = "unipc",
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     latents: Any = None,
     output_type: str = "video",
 ) -> Request:
@@ -75,12 +75,9 @@ def make_request(
         raise InputError("prompt=[]: at least one prompt is needed")
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type={output_type!r}: choose {' or '.join(OUTPUT_TYPES)}")
-    if solver not in SOLVERS:
-        raise InputError(f"solver={solver!r}: choose one of {', '.join(SOLVERS)}")
-    steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
+    steps, scale, shift = sampling_settings(config, num_inference_steps, guidance_scale, flow_shift, solver)
     fps = _number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
     height, width = _size(config, height, width)
-    shift = _number("flow_shift", defaults.flow_shift if flow_shift is None else flow_shift, 0.01, 1000)
     request = Request(
         prompts=prompts,
         negative_prompts=_negatives(negative_prompt, len(prompts)),
@@ -90,10 +87,8 @@ def make_request(
         width=width,
         num_frames=_frames(config, num_frames, duration, fps),
         fps=fps,
-        schedule=make_schedule(_whole("num_inference_steps", steps, 1, MAX_STEPS), shift),
-        guidance_scale=_number(
-            "guidance_scale", defaults.guidance_scale if guidance_scale is None else guidance_scale, 0, 1000
-        ),
+        schedule=make_schedule(steps, shift),
+        guidance_scale=scale,
         solver=solver,
         latents=None,
     )
@@ -107,6 +102,31 @@ def make_request(
     if latents is not None:
         request = dataclasses.replace(request, latents=_latents(config, request, latents))
     return request
+
+
+def sampling_settings(
+    config: ModelConfig,
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+    flow_shift: float | None,
+    solver: str,
+) -> tuple[int, float, float]:
+    """Steps, guidance scale and flow shift, completed with the model's defaults.
+
+    Raises:
+      InputError: one of them is out of range, or there is no such solver.
+    """
+    defaults = config.sampling
+    if solver not in tuple(SOLVERS):
+        raise InputError(f"solver={solver!r}: choose one of {', '.join(SOLVERS)}")
+    steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
+    scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
+    shift = defaults.flow_shift if flow_shift is None else flow_shift
+    return (
+        _whole("num_inference_steps", steps, 1, MAX_STEPS),
+        _number("guidance_scale", scale, 0, 1000),
+        _number("flow_shift", shift, 0.01, 1000),
+    )
 
 
 def _prompts(prompt: str | Sequence[str]) -> tuple[str, ...]:
@@ -136,18 +156,25 @@ def _seeds(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise InputError(f"{name}={value!r}: must be a whole number from {low} to {high}")
+        raise InputError(f"{name}={value!r:.80}: must be a whole number from {low} to {high}")
     if not low <= value <= high:
         raise InputError(f"{name}={value}: must lie between {low} and {high}; nearest: {min(max(value, low), high)}")
     return int(value)
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise InputError(f"{name}={value!r}: must be a finite number from {low} to {high}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not _finite(value):
+        raise InputError(f"{name}={value!r:.80}: must be a finite number from {low} to {high}")
     if not low <= value <= high:
         raise InputError(f"{name}={value}: must lie between {low} and {high}; nearest: {min(max(value, low), high)}")
     return float(value)
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
 
 
 def _size(config: ModelConfig, height: int | None, width: int | None) -> tuple[int, int]:

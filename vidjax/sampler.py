@@ -13,6 +13,7 @@ from vidjax.diffusion.flow import Grid, Schedule, initial_noise, make_schedule
 from vidjax.diffusion.guidance import classifier_free
 from vidjax.diffusion.solvers import SOLVERS, Velocity
 from vidjax.model import Model, ModelConfig
+from vidjax.request import sampling_settings
 from vidjax.typing import Array, Float, Params, PyTree
 
 
@@ -27,11 +28,12 @@ def make_sampler(
     """A pure ``sample(params, key, condition) -> latents``, to jit, vmap, shard or differentiate.
 
     ``params`` is ``model.params`` or a tree like it, ``key`` a JAX random key. None means the model's default.
+
+    Raises:
+      InputError: a setting is out of range.
     """
-    defaults = model.config.sampling
-    steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
-    schedule = make_schedule(steps, defaults.flow_shift if flow_shift is None else flow_shift, grid)
-    scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
+    steps, scale, shift = sampling_settings(model.config, num_inference_steps, guidance_scale, flow_shift, solver)
+    schedule = make_schedule(steps, shift, grid)
 
     def sample(params: dict[str, Params], key: Array, condition: Condition) -> Float[Array, "B f h w c"]:
         context = text_context(model.config, params["transformer"], condition, guided=scale != 1)

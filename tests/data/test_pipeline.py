@@ -8,7 +8,7 @@ from vidjax.config import load_config
 from vidjax.data.pipeline import make_loader
 from vidjax.errors import InputError
 
-config = load_config(Path(__file__).parents[1] / "train" / "regression.py")
+config = load_config(Path(__file__).parents[1] / "training" / "regression.py")
 module = sys.modules[type(config.task).__module__]
 
 

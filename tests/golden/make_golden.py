@@ -94,7 +94,7 @@ def denoiser(seed: int, text_length: int, **config: Any) -> Reference:
     torch.manual_seed(seed)
     module = randomized(WanTransformer3DModel(**config), seed)
     make = numbers(seed)
-    x, text = make(2, 3, 4, 6, config["in_channels"]), make(2, text_length, 12)
+    x, text = make(2, 3, 4, 6, config["in_channels"]), make(2, text_length, config["text_dim"])
     t = np.array([[0, 0.5, 0.875], [0.125, 0.25, 1]], np.float32)
     arrays = {"x": x, "t": t, "text": text}
     image = None
@@ -120,12 +120,12 @@ def denoiser_image(seed: int) -> Reference:
     return denoiser(seed, text_length=512, in_channels=9, **image)
 
 
-def text_encoder(seed: int) -> Reference:
+def text_encoder(seed: int, vocab_size: int = 40) -> Reference:
     """200 tokens, past the distance at which the buckets end; and 9 tokens with padding."""
-    config = UMT5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=3, decoder_layers=0)
+    config = UMT5Config(vocab_size=vocab_size, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=3, decoder_layers=0)
     torch.manual_seed(seed)
     module = randomized(UMT5EncoderModel(config), seed)
-    tokens = np.random.default_rng(seed).integers(2, 40, (2, 200)).astype(np.int32)
+    tokens = np.random.default_rng(seed).integers(2, vocab_size, (2, 200)).astype(np.int32)
     lengths = np.array([200, 9], np.int32)
     mask = np.arange(200) < lengths[:, None]
     tokens = np.where(mask, tokens, 0)

@@ -67,5 +67,5 @@ def test_half_precision_keeps_its_type():
 def test_bias_is_added():
     """The text encoder's mask and relative positions arrive as a bias."""
     q, k, v = tokens(5, 9)
-    bias = jnp.where(jnp.arange(9) < 6, 0.0, -1e9)[None, None, None]
+    bias = jnp.where(jnp.arange(9) < 6, 0.0, -1e9) * jnp.ones((2, 3, 1, 1))
     np.testing.assert_allclose(attention.attention(q, k, v, bias), plain(q, k[:, :6], v[:, :6]), atol=1e-5)

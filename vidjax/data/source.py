@@ -33,7 +33,8 @@ class ClipData:
 
     def name(self) -> str:
         """A file name that tells these clips from others."""
-        return f"shapes-{self.num_frames}x{self.height}x{self.width}-{self.num_clips}-seed{self.seed}"
+        size = f"{self.num_frames}x{self.height}x{self.width}"
+        return f"shapes-{size}-{self.num_clips}-{self.num_test_clips}-seed{self.seed}"
 
     def scene(self, example: dict[str, Any]) -> Scene:
         """The scene of an example."""

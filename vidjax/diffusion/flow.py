@@ -58,6 +58,6 @@ def interpolate(
     return (1 - t) * x0 + t * noise, noise - x0
 
 
-def initial_noise(key: Array, shape: tuple[int, ...]) -> Float[Array, "B f h w c"]:
+def initial_noise(key: Array, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
     """Unit normal latents; the same for a key on any number of devices."""
     return jax.random.normal(key, shape, jnp.float32)

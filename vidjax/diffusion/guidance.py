@@ -9,7 +9,7 @@ VelocityPair = Callable[[Float[Array, "B f h w c"], Float[Array, ""]], tuple[Arr
 """``pair(x, t)``: the velocities with the prompt and with the negative prompt."""
 
 
-def classifier_free(pair: VelocityPair, scale: float) -> Velocity:
+def classifier_free(pair: VelocityPair, scale: float | Array) -> Velocity:
     """``v_negative + scale (v_prompt - v_negative)`` (Ho and Salimans, 2207.12598)."""
 
     def velocity(x: Float[Array, "B f h w c"], t: Float[Array, ""]) -> Float[Array, "B f h w c"]:

@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import NamedTuple
 
-from vidjax.models import t5
+from vidjax.models import clip, t5
 from vidjax.models.wan import denoiser, sharding, vae
 
 
@@ -11,6 +11,7 @@ class Family(NamedTuple):
     """The modules of a family's parts, and the sharding rules of each part."""
 
     text_encoder: ModuleType
+    image_encoder: ModuleType
     denoiser: ModuleType
     vae: ModuleType
     rules: dict[str, tuple]
@@ -18,11 +19,14 @@ class Family(NamedTuple):
 
 WAN = Family(
     text_encoder=t5,
+    image_encoder=clip,
     denoiser=denoiser,
     vae=vae,
     rules={
         "transformer": sharding.DENOISER_RULES,
+        "transformer_2": sharding.DENOISER_RULES,
         "text_encoder": sharding.TEXT_ENCODER_RULES,
+        "image_encoder": sharding.IMAGE_ENCODER_RULES,
         "vae": sharding.VAE_RULES,
     },
 )

@@ -8,6 +8,7 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from vidjax.models.attention import attention
 from vidjax.models.layers import RMSNorm
@@ -44,7 +45,7 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
 
 class SelfAttention(nn.Module):
     config: T5Config
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"], bias: Float[Array, "B 1 1 L"]) -> Float[Array, "B L D"]:
@@ -64,7 +65,7 @@ class SelfAttention(nn.Module):
 
 class FeedForward(nn.Module):
     config: T5Config
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
@@ -76,7 +77,7 @@ class FeedForward(nn.Module):
 
 class Block(nn.Module):
     config: T5Config
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"], bias: Float[Array, "B 1 1 L"]) -> tuple[Array, None]:
@@ -91,7 +92,7 @@ class TextEncoder(nn.Module):
     """Token ids to embeddings; what lies past the text's own length is zero."""
 
     config: T5Config
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "B L"], lengths: Int[Array, "B"]) -> Float[Array, "B L D"]:
@@ -121,7 +122,7 @@ def encode(
     params: Params,
     tokens: Int[Array, "B L"],
     lengths: Int[Array, "B"],
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "B L D"]:
     """Embeddings of padded token ids; ``lengths`` counts the tokens of each text, end mark included."""
     return TextEncoder(config, dtype).apply({"params": params}, tokens, lengths)

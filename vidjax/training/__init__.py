@@ -11,7 +11,11 @@ __all__ = ["export", "train"]
 
 
 def train(config: "TrainConfig", workdir: Any, smoke: bool = False) -> "TrainState":
-    """Run a configuration in `workdir`, or go on with it; `smoke` shrinks it to seconds. See `loop.fit`."""
+    """Run a configuration in `workdir`, or go on with it; `smoke` shrinks it to seconds. See `loop.fit`.
+
+    A run that ends in one process on a local folder leaves what it made in `workdir/export`; others are published
+    by `export`.
+    """
     import jax
 
     from vidjax.config import shrink
@@ -19,7 +23,11 @@ def train(config: "TrainConfig", workdir: Any, smoke: bool = False) -> "TrainSta
 
     if smoke:
         config = shrink(config, jax.device_count())
-    return fit(config.task.make(config), config, workdir)
+    task = config.task.make(config)
+    state = fit(task, config, workdir)
+    if task.export is not None and jax.process_count() == 1 and "://" not in str(workdir):
+        task.export(state.ema, Path(workdir) / "export")
+    return state
 
 
 def export(workdir: Any, out: str | Path, config: "TrainConfig | None" = None) -> None:

@@ -159,4 +159,4 @@ def given_frames(key: Array, batch: int, frames: int, share: float) -> Bool[Arra
     several = jax.random.randint(count, (batch, 1), 1, frames)
     number = jnp.where(jax.random.bernoulli(how, 1 / 3, (batch, 1)), several, 1)
     number = jnp.where(jax.random.bernoulli(which, share, (batch, 1)), number, 0)
-    return jnp.arange(frames) < number
+    return jnp.arange(frames) < jnp.minimum(number, frames - 1)

@@ -1,38 +1,50 @@
 """The published folder layout: one sub-folder a part, each a ``config.json`` and safetensors files.
 
 Reading is strict: every tensor that the configuration implies must be there, with its shape, finite, and no other.
-All mistakes are listed in one error, before anything is put on a device.
+All mistakes that headers show are listed in one error, before anything is put on a device.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors needs
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.typing import DTypeLike
 
 from vidjax.errors import WeightsError
-from vidjax.models import t5
+from vidjax.models import clip, t5
 from vidjax.models.wan import denoiser, vae
-from vidjax.models.wan.weights import TIED, Tensor, abstract_params, published_tree
-from vidjax.typing import Params, PyTree
+from vidjax.models.wan.weights import Tensor, abstract_params, published_tree, spellings
+from vidjax.typing import Array, Int, Params, PyTree
+from vidjax.weights.tensor_file import DTYPES, Entry, listed, read_header, read_tensor
 
 MAX_SHARD_BYTES = 10 * 10**9
-LISTED = 8
-"""How many names an error lists before it counts the rest."""
 
-FILE_NAME = {"text_encoder": "model"}
+STREAMED_BYTES = 64 * 2**20
+"""A larger stacked parameter is put together on the device, so that the host never holds it; stacking is faster."""
+
+FILE_NAME = {"text_encoder": "model", "image_encoder": "model"}
 CLASS_NAME = {
     "transformer": "WanTransformer3DModel",
+    "transformer_2": "WanTransformer3DModel",
     "vae": "AutoencoderKLWan",
     "text_encoder": "UMT5EncoderModel",
+    "image_encoder": "CLIPVisionModel",
 }
-CONFIG_TYPE = {"transformer": denoiser.DenoiserConfig, "vae": vae.VAEConfig, "text_encoder": t5.T5Config}
+CONFIG_TYPE = {
+    "transformer": denoiser.DenoiserConfig,
+    "transformer_2": denoiser.DenoiserConfig,
+    "vae": vae.VAEConfig,
+    "text_encoder": t5.T5Config,
+    "image_encoder": clip.CLIPConfig,
+}
 
 
 def read_config(folder: Path, part: str) -> Any:
@@ -65,96 +77,137 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_part(
-    folder: Path,
-    part: str,
-    config: Any,
-    dtype: Any = None,
-    place: Callable[[tuple[str, ...], np.ndarray], jax.Array] | None = None,
-) -> Params:
-    """Parameters of a part, on the device.
-
-    Args:
-      dtype: what floating tensors are cast to; None keeps the stored type.
-      place: puts the parameter at a path on its devices; default: the default device.
+def check_part(folder: Path, part: str, config: Any) -> dict[str, Entry]:
+    """Where every tensor of a part lies, by published name; nothing but headers is read.
 
     Raises:
-      WeightsError: all that is missing, extra, of a wrong shape or not finite.
+      WeightsError: a file is damaged or of another kind; or all that is missing, extra, of a wrong shape or type.
     """
-    abstract = abstract_params(part, config)
-    tree = published_tree(abstract)
-    files = _tensor_files(folder / part)
-    _check(folder / part, {t.name: t for tensors in tree.values() for t in tensors}, files)
-    place = place or (lambda path, value: jax.numpy.asarray(value))
-
-    def leaf(path: tuple[Any, ...], spec: jax.ShapeDtypeStruct) -> jax.Array:
-        keys = tuple(key.key for key in path)
-        tensors = tree[keys]
-        parts = [tensor.from_published(_read(files, tensor)) for tensor in tensors]
-        value = parts[0] if tensors[0].layer is None else np.stack(parts)
-        bad = [t.name for t, p in zip(tensors, parts, strict=True) if not np.isfinite(p.astype(np.float32)).all()]
-        if bad:
-            raise WeightsError(f"{folder / part}: not finite: {_listed(bad)}")
-        return place(keys, value.astype(dtype or value.dtype).reshape(spec.shape))
-
-    return jax.tree_util.tree_map_with_path(leaf, abstract)
-
-
-def _tensor_files(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """File and shape of every tensor in a part's folder, from the headers alone."""
-    from safetensors import SafetensorError, safe_open
-
-    names = {path.name for path in folder.glob("*.safetensors")}
-    index = sorted(folder.glob("*.safetensors.index.json"))
-    if index:
-        listed = set(read_json(index[0]).get("weight_map", {}).values())
-        strange = sorted(name for name in listed if Path(name).name != name or name not in names)
-        if strange:
-            raise WeightsError(f"{index[0]} names files that are not beside it: {_listed(strange)}")
-        names = listed
-    if not names:
-        other = sorted(p.name for p in folder.glob("*.bin")) if folder.is_dir() else []
-        hint = f"; {_listed(other)} cannot be read: convert to safetensors" if other else ""
-        raise WeightsError(f"{folder} has no .safetensors file{hint}")
-    found = {}
-    for name in sorted(names):
-        try:
-            with safe_open(folder / name, framework="numpy") as file:
-                for key in file.keys():  # noqa: SIM118  not a dict
-                    found[key] = (folder / name, tuple(file.get_slice(key).get_shape()))
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{folder / name} is damaged or not a safetensors file: {error}") from error
+    tree = published_tree(abstract_params(part, config))
+    expected = {tensor.name: tensor for tensors in tree.values() for tensor in tensors}
+    present = _entries(folder / part)
+    names = {name: spellings(part, name) for name in expected}
+    # Reversed: where a tensor stands under two names, the first spelling stays.
+    found = {name: present[s] for name in expected for s in reversed(names[name]) if s in present}
+    known = {spelling for name in expected for spelling in names[name]}
+    mistakes = {
+        "missing": sorted(expected.keys() - found.keys()),
+        # Published files carry a norm that no code applies.
+        "not expected": sorted(n for n in present.keys() - known if not n.endswith("norm_added_q.weight")),
+        "of another shape": [
+            f"{entry.name} {entry.shape} instead of {expected[name].shape}"
+            for name, entry in found.items()
+            if entry.shape != expected[name].shape
+        ],
+        "of a type that is not read": [f"{e.name} {e.dtype}" for e in found.values() if e.dtype not in DTYPES],
+    }
+    said = "; ".join(f"{what}: {listed(names)}" for what, names in mistakes.items() if names)
+    if said:
+        raise WeightsError(f"{folder / part} does not fit its config.json: {said}")
     return found
 
 
-def _check(folder: Path, expected: dict[str, Tensor], files: dict[str, tuple[Path, tuple[int, ...]]]) -> None:
-    twins = {twin: name for name, twin in TIED.items()}
-    present = {twins.get(name, name) for name in files}
-    # Published files carry a norm that no code applies.
-    extra = sorted(n for n in present - expected.keys() if not n.endswith("norm_added_q.weight"))
-    wrong = [
-        f"{name} {files[name][1]} instead of {tensor.shape}"
-        for name, tensor in expected.items()
-        if name in files and files[name][1] != tensor.shape
-    ]
-    mistakes = {"missing": sorted(expected.keys() - present), "not expected": extra, "of another shape": wrong}
-    said = "; ".join(f"{what}: {_listed(names)}" for what, names in mistakes.items() if names)
-    if said:
-        raise WeightsError(f"{folder} does not fit its config.json: {said}")
+def read_part(
+    folder: Path, part: str, config: Any, dtype: DTypeLike | None = None, shardings: PyTree | None = None
+) -> Params:
+    """Parameters of a part, on the device. The host never holds more than a large tensor, or a few small ones.
+
+    Args:
+      dtype: what tensors are cast to; None keeps the stored type.
+      shardings: a tree like the parameters, of how each is laid out over a mesh; None: the default device.
+
+    Raises:
+      WeightsError: as :func:`check_part`, before anything is put on a device; or a tensor is not finite.
+    """
+    abstract = abstract_params(part, config)
+    entries = check_part(folder, part, config)
+    tree = published_tree(abstract)
+
+    def leaf(path: tuple[Any, ...], spec: jax.ShapeDtypeStruct, sharding: Sharding | None = None) -> Array:
+        tensors = tree[tuple(key.key for key in path)]
+        sources = [(tensor, entries[tensor.name]) for tensor in tensors]
+        kept = jnp.dtype(dtype or jnp.result_type(*{DTYPES[entry.dtype] for _, entry in sources}))
+        stacked = tensors[0].layer is not None
+        if stacked and spec.size * kept.itemsize > STREAMED_BYTES:
+            return _read_streamed(sources, spec.shape, kept, sharding)
+        parts = [tensor.from_published(_read_finite(entry)) for tensor, entry in sources]
+        return _to_device(np.stack(parts) if stacked else parts[0], kept, sharding)
+
+    return jax.tree_util.tree_map_with_path(leaf, abstract, *([] if shardings is None else [shardings]))
 
 
-def _read(files: dict[str, tuple[Path, tuple[int, ...]]], tensor: Tensor) -> np.ndarray:
-    from safetensors import safe_open
+def _read_streamed(
+    sources: list[tuple[Tensor, Entry]], shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None
+) -> Array:
+    """A stacked parameter, put together on the device tensor by tensor."""
+    value = jnp.zeros(shape, dtype, device=sharding)
+    for tensor, entry in sources:
+        published = _to_device(read_tensor(entry), None, _of_published(sharding, tensor))
+        value, finite = _insert(value, published, tensor.layer, tensor.order, sharding)
+        if not finite:
+            raise _not_finite(entry)
+    return value
 
-    name = tensor.name if tensor.name in files else TIED[tensor.name]
-    with safe_open(files[name][0], framework="numpy") as file:
-        return file.get_tensor(name)
+
+@functools.partial(jax.jit, static_argnames=("order", "sharding"), donate_argnames="stack")
+def _insert(
+    stack: Array, tensor: Array, layer: Int[Array, ""], order: tuple[int, ...], sharding: Sharding | None
+) -> tuple[Array, Array]:
+    value = tensor.transpose(order).astype(stack.dtype)
+    stack = jax.lax.dynamic_update_index_in_dim(stack, value, layer, 0)
+    return jax.lax.with_sharding_constraint(stack, sharding) if sharding else stack, jnp.isfinite(tensor).all()
 
 
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+def _of_published(sharding: Sharding | None, tensor: Tensor) -> Sharding | None:
+    """How a published tensor is split, given how the stacked parameter is: each device reads its piece only."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    spec = (*sharding.spec, *[None] * (1 + len(tensor.axes) - len(sharding.spec)))
+    return NamedSharding(sharding.mesh, PartitionSpec(*(spec[1 + axis] for axis in tensor.axes)))
+
+
+def _to_device(value: np.ndarray, dtype: np.dtype | None, sharding: Sharding | None) -> Array:
+    kept = dtype or value.dtype
+    if sharding is None:
+        return jnp.asarray(value.astype(kept, copy=False))
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index].astype(kept))
+
+
+def _read_finite(entry: Entry) -> np.ndarray:
+    value = read_tensor(entry)
+    if not np.isfinite(value).all():
+        raise _not_finite(entry)
+    return value
+
+
+def _not_finite(entry: Entry) -> WeightsError:
+    return WeightsError(f"{entry.path}: not finite: {entry.name}")
+
+
+def _entries(folder: Path) -> dict[str, Entry]:
+    """Every tensor in a part's folder, by the name it has there."""
+    names = {path.name for path in folder.glob("*.safetensors")}
+    index = sorted(folder.glob("*.safetensors.index.json"))
+    if index:
+        listing = read_json(index[0]).get("weight_map")
+        if not isinstance(listing, dict) or not all(isinstance(name, str) for name in listing.values()):
+            raise WeightsError(f"{index[0]} has no 'weight_map' of tensor names to file names")
+        strange = sorted(name for name in set(listing.values()) if Path(name).name != name or name not in names)
+        if strange:
+            raise WeightsError(f"{index[0]} names files that are not beside it: {listed(strange)}")
+        names = set(listing.values())
+    if not names:
+        other = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".ckpt", ".pt", ".pth"))
+        hint = f"; {listed(other)} cannot be read: convert to safetensors" if other else ""
+        raise WeightsError(f"{folder} has no .safetensors file{hint}")
+    found = {}
+    for name in sorted(names):
+        entries, _ = read_header(folder / name)
+        twice = sorted(found.keys() & entries.keys())
+        if twice:
+            raise WeightsError(f"{folder / name} holds what {found[twice[0]].path.name} holds too: {listed(twice)}")
+        found |= entries
+    return found
 
 
 def write_part(folder: Path, part: str, config: Any, params: PyTree, dtype: Any = None) -> None:
@@ -167,6 +220,8 @@ def write_part(folder: Path, part: str, config: Any, params: PyTree, dtype: Any 
     if part == "text_encoder":
         fields = {"architectures": [CLASS_NAME[part]], "model_type": "umt5", **dataclasses.asdict(config)}
         fields |= {"tie_word_embeddings": True, "pad_token_id": 0, "eos_token_id": 1, "is_encoder_decoder": True}
+    if part == "image_encoder":
+        fields = {"architectures": [CLASS_NAME[part]], "model_type": "clip_vision_model", **dataclasses.asdict(config)}
     write_json(target / "config.json", fields)
 
     shards, sizes = [{}], [0]

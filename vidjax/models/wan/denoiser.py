@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from vidjax.models.attention import attention
 from vidjax.models.layers import LayerNorm, RMSNorm, modulate, rotary_table_3d, rotate, sinusoidal_embedding
@@ -50,7 +51,7 @@ class DenoiserConfig:
 
 class TimeEmbedder(nn.Module):
     dim: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x):
@@ -60,7 +61,7 @@ class TimeEmbedder(nn.Module):
 
 class TextEmbedder(nn.Module):
     dim: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x):
@@ -72,7 +73,7 @@ class ImageEmbedder(nn.Module):
     """Image tokens to the denoiser's width; two pictures share one position table when there is one."""
 
     config: DenoiserConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B I E"]) -> Float[Array, "B I D"]:
@@ -86,7 +87,7 @@ class ImageEmbedder(nn.Module):
 
 class ConditionEmbedder(nn.Module):
     config: DenoiserConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     def setup(self):
         c = self.config
@@ -111,7 +112,7 @@ class Attention(nn.Module):
     """Multi-head attention with RMS-normed queries and keys; the norm runs across all heads."""
 
     config: DenoiserConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     image: bool = False
 
     def setup(self):
@@ -148,7 +149,7 @@ class Attention(nn.Module):
 
 class FeedForward(nn.Module):
     config: DenoiserConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x):
@@ -160,7 +161,7 @@ class Block(nn.Module):
     """Self-attention, cross-attention and feed-forward; the first and last are modulated and gated by the time."""
 
     config: DenoiserConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     def setup(self):
         c = self.config
@@ -210,7 +211,7 @@ class Denoiser(nn.Module):
     """The whole transformer. Use :func:`context` and :func:`velocity`."""
 
     config: DenoiserConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: Remat = "none"
 
     def setup(self):
@@ -255,7 +256,7 @@ class PatchEmbedding(nn.Module):
 
     shape: tuple[int, int, int, int, int]
     initializer: nn.initializers.Initializer
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B f h w c"]) -> Float[Array, "B f2 h2 w2 D"]:
@@ -282,7 +283,7 @@ def context(
     params: Params,
     text: Float[Array, "B L T"],
     image: Float[Array, "B I E"] | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> PyTree:
     """Keys and values of the text (and of image tokens) for every layer: computed once per clip."""
     return Denoiser(config, dtype).apply({"params": params}, text, image, method="context")
@@ -295,7 +296,7 @@ def velocity(
     t: Float[Array, "B f"],
     context: PyTree,
     frames: np.ndarray | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
 ) -> Float[Array, "B f h w c2"]:
     """Velocity ``noise - x_0`` of latents ``x`` whose frame ``i`` is at diffusion time ``t[:, i]`` in [0, 1].

@@ -6,6 +6,8 @@ repositories (Wan2.1, Wan2.2), whose shift differs from the folders' and gives t
 
 import dataclasses
 
+from vidjax.errors import InputError
+from vidjax.models.clip import CLIPConfig
 from vidjax.models.t5 import T5Config
 from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.vae import VAEConfig
@@ -30,19 +32,37 @@ class SamplingDefaults:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A published model. ``expand_timesteps`` marks weights trained with one time per frame (2.2 TI2V)."""
+    """A published model. ``expand_timesteps`` marks weights trained with one time per frame (2.2 TI2V).
+
+    Those with a ``boundary_ratio`` have a second denoiser of the same form for the times below it.
+    """
 
     transformer: DenoiserConfig
     vae: VAEConfig
     text_encoder: T5Config = T5Config()
+    image_encoder: CLIPConfig | None = None
     sampling: SamplingDefaults = SamplingDefaults()
     expand_timesteps: bool = False
     boundary_ratio: float | None = None
     low_noise_guidance_scale: float | None = None
 
-    def part(self, name: str) -> DenoiserConfig | VAEConfig | T5Config:
-        """Configuration of ``transformer``, ``vae`` or ``text_encoder``."""
-        return {"transformer": self.transformer, "vae": self.vae, "text_encoder": self.text_encoder}[name]
+    def part(self, name: str) -> DenoiserConfig | VAEConfig | T5Config | CLIPConfig:
+        """Configuration of a part, which is named as its folder is.
+
+        Raises:
+          InputError: this model has no such part.
+        """
+        parts = {
+            "transformer": self.transformer,
+            "transformer_2": None if self.boundary_ratio is None else self.transformer,
+            "vae": self.vae,
+            "text_encoder": self.text_encoder,
+            "image_encoder": self.image_encoder,
+        }
+        if parts.get(name) is None:
+            there = ", ".join(part for part, config in parts.items() if config is not None)
+            raise InputError(f"this model has no part {name!r}; it has {there}")
+        return parts[name]
 
 
 VAE_2_1 = VAEConfig(
@@ -206,11 +226,15 @@ PRESETS = {
     ),
     "wan2.1-t2v-14b": Preset(transformer=WIDE, vae=VAE_2_1, sampling=SamplingDefaults(height=720, width=1280)),
     "wan2.1-i2v-14b": Preset(
-        transformer=WIDE_IMAGE, vae=VAE_2_1, sampling=SamplingDefaults(flow_shift=3.0, num_inference_steps=40)
+        transformer=WIDE_IMAGE,
+        vae=VAE_2_1,
+        image_encoder=CLIPConfig(),
+        sampling=SamplingDefaults(flow_shift=3.0, num_inference_steps=40),
     ),
     "wan2.1-flf2v-14b": Preset(
         transformer=dataclasses.replace(WIDE_IMAGE, pos_embed_seq_len=514),
         vae=VAE_2_1,
+        image_encoder=CLIPConfig(),
         sampling=SamplingDefaults(height=720, width=1280, flow_shift=16.0),
     ),
     "wan2.2-t2v-a14b": Preset(

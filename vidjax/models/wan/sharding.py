@@ -22,5 +22,12 @@ TEXT_ENCODER_RULES = (
     (r".*", P()),
 )
 
+IMAGE_ENCODER_RULES = (
+    (r"^vision_model\.encoder\.layers/.*(out_proj|fc2)/kernel$", P(None, "tensor", "fsdp")),
+    (r"^vision_model\.encoder\.layers/.*kernel$", P(None, "fsdp", "tensor")),
+    (r"^vision_model\.encoder\.layers/.*(q_proj|k_proj|v_proj|fc1)/bias$", P(None, "tensor")),
+    (r".*", P()),
+)
+
 VAE_RULES = ((r".*", P()),)
 """Small beside its activations: every device holds it whole."""

@@ -9,7 +9,7 @@ Submodules carry the published tensor names (a path joined by dots is the publis
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -87,19 +87,35 @@ def _folded_conv(x: Array, kernel: Array, time_stride: int, space: Sequence[tupl
     return y.reshape(x.shape[0], F, *y.shape[1:])
 
 
+def _matrix_conv(x: Array, kernel: Array, time_stride: int, space: Sequence[tuple[int, int]]) -> Array:
+    # The window in space as inputs of one matrix product, the taps in time as its outputs: more memory than
+    # `_folded_conv`, but its gradient is two matrix products, half again as fast on CPU.
+    taps, kh, kw, C, D = kernel.shape
+    B, T, H, W, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (0, 0), *space, (0, 0)))
+    window = [padded[:, :, i : i + H, j : j + W] for i in range(kh) for j in range(kw)]
+    flat = kernel.transpose(1, 2, 3, 0, 4).reshape(kh * kw * C, taps * D)
+    y = (jnp.concatenate(window, axis=-1).reshape(-1, kh * kw * C) @ flat).reshape(B, T, H, W, taps, D)
+    F = (T - taps) // time_stride + 1
+    return sum(y[:, i : i + (F - 1) * time_stride + 1 : time_stride, :, :, i] for i in range(taps))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv3d(
     x: Float[Array, "B F H W C"], kernel: Float[Array, "t h w C D"], time_stride: int = 1
 ) -> Float[Array, "B F2 H W D"]:
     """Convolution over space (zero padding, same size) and time (no padding: the past is already in front).
 
-    Its gradient is spelled out so that it, too, is lowered for one platform only.
+    Its gradient is spelled out, so that it too is picked for the device it is lowered for.
     """
-    space = tuple(((k - 1) // 2, k // 2) for k in kernel.shape[1:3])
-    forms = {"cpu": _folded_conv, "default": _direct_conv}
     return lax.platform_dependent(
-        x, kernel, **{name: functools.partial(f, time_stride=time_stride, space=space) for name, f in forms.items()}
+        x, kernel, cpu=_form(_folded_conv, kernel, time_stride), default=_form(_direct_conv, kernel, time_stride)
     )
+
+
+def _form(conv: Callable[..., Array], kernel: Array, time_stride: int) -> Callable[[Array, Array], Array]:
+    space = tuple(((k - 1) // 2, k // 2) for k in kernel.shape[1:3])
+    return functools.partial(conv, time_stride=time_stride, space=space)
 
 
 def _conv3d_forward(x: Array, kernel: Array, time_stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -107,14 +123,10 @@ def _conv3d_forward(x: Array, kernel: Array, time_stride: int) -> tuple[Array, t
 
 
 def _conv3d_backward(time_stride: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    space = tuple(((k - 1) // 2, k // 2) for k in saved[1].shape[1:3])
+    def pull_back(conv: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
+        return lambda x, kernel, g: jax.vjp(_form(conv, kernel, time_stride), x, kernel)[1](g)
 
-    def pull_back(form):
-        return lambda x, kernel, g: jax.vjp(functools.partial(form, time_stride=time_stride, space=space), x, kernel)[
-            1
-        ](g)
-
-    return lax.platform_dependent(*saved, gradient, cpu=pull_back(_folded_conv), default=pull_back(_direct_conv))
+    return lax.platform_dependent(*saved, gradient, cpu=pull_back(_matrix_conv), default=pull_back(_direct_conv))
 
 
 conv3d.defvjp(_conv3d_forward, _conv3d_backward)

@@ -9,18 +9,29 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vidjax.models import t5
+from vidjax.errors import InputError
+from vidjax.models import clip, t5
 from vidjax.models.wan import denoiser, vae
+from vidjax.models.wan.original_names import original_name
 from vidjax.models.wan.presets import PRESETS
 from vidjax.typing import PyTree
 
-STACKED = ("blocks", "encoder.block")
+STACKED = ("blocks", "encoder.block", "vision_model.encoder.layers")
 """Modules whose parameters hold all layers along axis 0."""
 
 LAST_WORD = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
 TIED = {"shared.weight": "encoder.embed_tokens.weight"}
 """Published under two names; either may be present."""
+
+INIT = {
+    "transformer": denoiser.init,
+    "transformer_2": denoiser.init,
+    "vae": vae.init,
+    "text_encoder": t5.init,
+    "image_encoder": clip.init,
+}
+"""Random parameters of each part, by the name of its folder."""
 
 
 class Tensor(NamedTuple):
@@ -42,9 +53,12 @@ class Tensor(NamedTuple):
 
     def from_published(self, tensor: Any) -> Any:
         """This tensor as it stands in its parameter (a view where numpy allows)."""
-        order = tuple(np.argsort(self.axes))
-        squeezed = tensor.reshape(tensor.shape[: len(order)]) if self.name.endswith("gamma") else tensor
-        return squeezed.transpose(order)
+        return tensor.reshape(self.shape[: len(self.axes)]).transpose(self.order)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The order that turns published axes into the parameter's."""
+        return tuple(int(i) for i in np.argsort(self.axes))
 
 
 def published(path: tuple[str, ...], shape: tuple[int, ...]) -> list[Tensor]:
@@ -76,14 +90,29 @@ def published_tree(abstract: PyTree) -> dict[tuple[str, ...], list[Tensor]]:
     return {path: published(path, shape) for path, shape in paths}
 
 
+def spellings(part: str, name: str) -> tuple[str, ...]:
+    """The names under which files hold a published tensor, the published one first."""
+    if part.startswith("transformer"):
+        original = original_name(name)
+        return name, original, f"model.diffusion_model.{original}"
+    if part == "image_encoder":
+        return name, name.removeprefix("vision_model.")
+    return (name, TIED[name]) if name in TIED else (name,)
+
+
 def abstract_params(part: str, config: Any) -> PyTree:
     """Shapes of a part's parameters; nothing is allocated."""
-    init = {"transformer": denoiser.init, "vae": vae.init, "text_encoder": t5.init}[part]
-    return jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
+    return jax.eval_shape(lambda key: INIT[part](config, key), jax.random.key(0))
 
 
 def published_shapes(preset: str, part: str) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every published tensor of a part: ``transformer``, ``vae`` or ``text_encoder``."""
+    """Name and shape of every published tensor of a part, which is named as its folder is.
+
+    Raises:
+      InputError: no such preset or part, or a part that the preset does not have.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     tree = published_tree(abstract_params(part, PRESETS[preset].part(part)))
     shapes = {tensor.name: tensor.shape for tensors in tree.values() for tensor in tensors}
     return shapes | {twin: shapes[name] for name, twin in TIED.items() if name in shapes}

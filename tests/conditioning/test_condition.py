@@ -1,0 +1,41 @@
+"""Given frames enter clean, at time 0, and leave as they came."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from vidjax.conditioning.condition import nothing_given, paste, with_given
+
+RNG = np.random.default_rng(0)
+GIVEN = jnp.asarray(RNG.normal(size=(2, 3, 1, 2, 4)), jnp.float32)
+X = jnp.asarray(RNG.normal(size=(2, 3, 1, 2, 4)), jnp.float32)
+MASK = jnp.array([[True, False, False], [False, True, True]])
+
+
+def test_paste_puts_each_frame_in_its_place():
+    """A frame too many or too few would overwrite what was sampled, or lose what was given."""
+    pasted = np.asarray(paste(GIVEN, MASK, X))
+    for clip, frame in np.ndindex(2, 3):
+        expected = GIVEN if MASK[clip, frame] else X
+        np.testing.assert_array_equal(pasted[clip, frame], expected[clip, frame])
+
+
+def test_given_frames_are_seen_clean_at_time_zero():
+    """A denoiser that sees a given frame as noise, or noise as given, makes a video of something else."""
+    seen = {}
+
+    def denoise(x, t):
+        seen.update(x=x, t=t)
+        return 2 * x
+
+    out = with_given(denoise, GIVEN, MASK)(X, jnp.float32(0.7))
+    np.testing.assert_array_equal(seen["t"], np.where(MASK, 0.0, np.float32(0.7)))
+    np.testing.assert_array_equal(seen["x"], paste(GIVEN, MASK, X))
+    np.testing.assert_array_equal(out, 2 * seen["x"])
+
+
+def test_nothing_given_changes_nothing():
+    """Words alone: every frame is noise at the clip's time."""
+    given, mask = nothing_given(2, (3, 1, 2, 4))
+    np.testing.assert_array_equal(paste(given, mask, X), X)
+    velocity = with_given(lambda x, t: x * t[..., None, None, None], given, mask)
+    np.testing.assert_allclose(velocity(X, jnp.float32(0.5)), 0.5 * X)

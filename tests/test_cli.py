@@ -1,0 +1,221 @@
+"""The command line: a clip, or one line that says what is wrong, exit code 2, and nothing left behind."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidjax import cli
+
+PROMPT = "a small red circle moves right on grass"
+
+
+@pytest.fixture
+def run(monkeypatch, capfd, tmp_path):
+    """Runs ``vidjax ARGUMENTS`` in an empty folder: exit code, standard output, lines of standard error."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    threshold = jax.config.jax_persistent_cache_min_compile_time_secs
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vidjax", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err.splitlines()
+
+    yield call
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", threshold)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "clip.png"])
+def test_generate_writes_a_clip(run, tiny_folder, name):
+    """The one thing everybody runs; each suffix is another way to write."""
+    code, out, err = run("generate", PROMPT, "--model", tiny_folder, "--out", name, "--no-progress")
+    assert (code, err) == (0, [])
+    first, stages = out.splitlines()
+    assert first == f"{name}: 9 frames of 32x16, 1.1 s"
+    assert [stage.split()[0] for stage in stages.split(", ")] == ["loading", "text", "sampling", "decoding", "writing"]
+    assert os.listdir() == [name]
+    assert os.path.getsize(name) > 100
+
+
+def test_generate_from_a_picture(run, tiny_folder, tmp_path):
+    """The flags must reach ``vidjax.generate`` under their names, not be swallowed."""
+    Image.fromarray(np.full((30, 40, 3), 200, np.uint8)).save(tmp_path / "picture.png")
+    code, out, _ = run(
+        "generate", "", "--model", tiny_folder, "--image", tmp_path / "picture.png", "--num-inference-steps", 2,
+        "--guidance-scale", 1, "--fps", 4, "--seed", 3, "--out", "out.png", "--no-progress",
+    )  # fmt: skip
+    assert code == 0
+    assert out.startswith("out.png: 9 frames of 32x16, 2.2 s")
+
+
+def test_megabyte_prompt_is_cut_and_said_so(run, tiny_folder):
+    """The clip of the beginning, and one line about the rest."""
+    code, _, err = run("generate", "red\n" * 250_000, "--model", tiny_folder, "--out", "out.png", "--no-progress")
+    assert code == 0
+    assert len(err) == 1
+    assert err[0].startswith("vidjax: prompt 'red\\nred")
+    assert "are left out" in err[0]
+
+
+def _bad_pictures(folder):
+    (folder / "empty.png").touch()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(folder / "cut.png")
+    (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:3000])
+    Image.new("RGB", (50_000, 4)).save(folder / "wide.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--width", "50"], "width=50: must be a multiple of 16; nearest: 48"),
+        (["--height", "-16"], "height=-16: must lie between 16 and 8192; nearest: 16"),
+        (["--num-frames", "8"], "num_frames=8: must be 1 + a multiple of 4; nearest: 9"),
+        (["--num-frames", "9", "--duration", "1"], "give one of them"),
+        (["--num-inference-steps", "0"], "nearest: 1"),
+        (["--num-inference-steps", "1000000"], "nearest: 1000"),
+        (["--guidance-scale", "nan"], "guidance_scale=nan: must be a finite number"),
+        (["--guidance-scale=-inf"], "guidance_scale=-inf: must be a finite number"),
+        (["--seed", "-1"], "seed=-1: must lie between 0 and"),
+        (["--solver", "dpm"], "choose one of unipc, euler, heun"),
+        (["--dtype", "int8"], "dtype='int8': choose float32 or bfloat16"),
+        (["--image", "missing.png"], "no file 'missing.png'"),
+        (["--image", "../empty.png"], "is empty (0 bytes)"),
+        (["--image", "../cut.png"], "damaged or cut short"),
+        (["--image", "../wide.png"], "50000x4"),
+        (["--out", "nowhere/out.mp4"], "its folder does not exist"),
+        (["--out", "out.avi"], "does not end in one of .mp4, .gif, .png"),
+        (["--out", "out"], "does not end in one of"),
+        (["--out", "../empty.png/out.mp4"], "its folder is not a folder"),
+        (["--model", "nowhere"], "no model folder 'nowhere'"),
+        (["--model", "../empty.png"], "no model folder"),
+        (["--height", "tall"], "Error parsing --height"),
+        (["--heigth", "16"], "Unrecognized options: --heigth"),
+        (["second"], "Unrecognized options: second"),
+        (["--seed"], "Missing value for argument '--seed'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_generate_refuses_in_one_line(run, tiny_folder, tmp_path, compilations, arguments, said):
+    """A traceback tells the user nothing, and a file cut in half is worse than none."""
+    _bad_pictures(tmp_path)
+    defaults = [] if "--model" in arguments else ["--model", tiny_folder]
+    code, out, err = run("generate", PROMPT, *defaults, *arguments)
+    assert (code, out) == (2, "")
+    assert len(err) == 1
+    assert err[0].startswith("vidjax: error: ")
+    assert said in err[0]
+    assert not compilations
+    assert os.listdir() == []
+
+
+def test_folder_that_may_not_be_written_is_refused(run, tiny_folder, monkeypatch):
+    """Found after the sampling, it would cost the whole clip. Root may write anywhere, so the answer is made up."""
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK)
+    code, out, err = run("generate", PROMPT, "--model", tiny_folder, "--out", "out.mp4")
+    assert (code, out) == (2, "")
+    assert len(err) == 1
+    assert "may not be written to" in err[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "Expected one of {generate, train, export}"),
+        (["generate"], "PROMPT"),
+        (["make"], "Unrecognized options: make"),
+        (["train", "missing.py", "--workdir", "run"], "no configuration file missing.py"),
+        (["train", "config.py"], "--workdir"),
+        (["export", "nowhere", "out"], "nowhere holds no training run"),
+    ],
+    ids=" ".join,
+)
+def test_other_commands_refuse_in_one_line(run, arguments, said):
+    """The same promise for all commands."""
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert len(err) == 1
+    assert err[0].startswith("vidjax: error: ")
+    assert said in err[0]
+    assert os.listdir() == []
+
+
+def test_wrong_setting_starts_no_run(run, pytestconfig):
+    """A misspelled override must not leave a folder that claims to be a run."""
+    config = pytestconfig.rootpath / "configs" / "shapes_vae.py"
+    code, _, err = run("train", config, "stepz=3", "--workdir", "run")
+    assert code == 2
+    assert len(err) == 1
+    assert "no setting 'stepz'; nearest first: steps" in err[0]
+    assert os.listdir() == []
+
+
+def test_help(run):
+    """Help is an answer, not an error."""
+    code, out, err = run("generate", "--help")
+    assert (code, err) == (0, [])
+    assert "--num-inference-steps" in out
+
+
+def test_interrupted_leaves_nothing(run, tiny_folder, monkeypatch):
+    """Control-C in the middle is no bug to be traced back."""
+
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vidjax.generation.decode", stopped)
+    code, _, err = run("generate", PROMPT, "--model", tiny_folder, "--no-progress")
+    assert (code, err) == (130, ["vidjax: interrupted"])
+    assert os.listdir() == []
+
+
+def test_as_a_process(tiny_folder, tmp_path):
+    """What libraries print on their own must not get between the user and the one line."""
+    command = [sys.executable, "-m", "vidjax.cli", "generate", PROMPT, "--model", tiny_folder, "--width", "50"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "vidjax: error: width=50: must be a multiple of 16; nearest: 48\n"
+
+
+def test_bundled_model_from_the_command_line(run):
+    """The README's first command, with fewer steps."""
+    code, out, err = run("generate", PROMPT, "--num-inference-steps", 2, "--no-progress")
+    assert (code, err) == (0, [])
+    assert out.startswith("out.mp4: 17 frames of 64x64, 2.1 s")
+
+
+@pytest.mark.slow
+def test_train_export_generate(run, pytestconfig, tmp_path):
+    """The two training commands of the README, shrunk: what comes out must be a model that makes clips."""
+    data = [f"task.data.folder={tmp_path / 'data'}", *(f"task.data.{side}=32" for side in ("height", "width"))]
+    data.append("task.data.num_frames=9")
+    configs = pytestconfig.rootpath / "configs"
+    code, _, err = run("train", configs / "shapes_vae.py", *data, "--smoke", "--workdir", "vae")
+    assert code == 0, err
+    sampling = [f"task.sampling.{name}" for name in ("height=32", "width=32", "num_frames=9", "num_inference_steps=3")]
+    line = ["train", configs / "shapes_denoiser.py", *data, *sampling, "task.vae=vae/export", "--smoke"]
+    code, _, err = run(*line, "--workdir", "denoiser")
+    assert code == 0, err
+    code, _, err = run("export", "denoiser", "model")
+    assert code == 0, err
+    code, out, _ = run("generate", PROMPT, "--model", "model", "--out", "out.gif", "--no-progress")
+    assert code == 0
+    assert out.startswith("out.gif: 9 frames of 32x32, 1.1 s")
+    assert run("generate", PROMPT, "--model", "denoiser/export", "--out", "again.gif", "--no-progress")[0] == 0
+    assert (tmp_path / "here" / "again.gif").read_bytes() == (tmp_path / "here" / "out.gif").read_bytes()

@@ -1,0 +1,84 @@
+"""What an autoencoder is trained on, and the statistics that are published with it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from vidjax.config import load_config
+from vidjax.data.source import ClipData
+from vidjax.models.wan import vae
+from vidjax.training import autoencoder
+from vidjax.training.autoencoder import AutoencoderTask
+from vidjax.video import from_uint8
+from vidjax.weights import folder
+
+CLIPS = np.random.default_rng(0).integers(0, 256, (3, 9, 16, 32, 3), np.uint8)
+CLIPS[1] //= 4
+
+
+class ThreeClips(ClipData):
+    """Always the same three."""
+
+    def open(self, split):
+        return [{"video": clip} for clip in CLIPS]
+
+
+@pytest.fixture(scope="module")
+def moments(tiny):
+    """Mean and log-variance of the three clips' latents."""
+    encode = jax.jit(vae.encode_chunk, static_argnums=0)
+    found = [encode(tiny.config.vae, tiny.params["vae"], None, from_uint8(clip[None]))[0] for clip in CLIPS]
+    return tuple(np.concatenate(values).astype(np.float64) for values in zip(*found, strict=True))
+
+
+def test_pieces_are_whole_and_some_mirrored(tiny):
+    """A crop must keep the order of frames, reach every start, and be mirrored left to right, never in time."""
+    task = AutoencoderTask(tiny.config.vae, crop_frames=5)
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(100):
+        piece = task.transform({"video": CLIPS[0]}, rng)["video"]
+        found = [
+            (start, mirrored)
+            for start in range(5)
+            for mirrored in (False, True)
+            if np.array_equal(piece, CLIPS[0][start : start + 5, :, :: -1 if mirrored else 1])
+        ]
+        assert len(found) == 1
+        seen.add(found[0])
+    assert len(seen) == 10
+    first, second = (task.transform({"video": CLIPS[0]}, np.random.default_rng(4))["video"] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_published_statistics(tiny, moments, tmp_path):
+    """The denoiser works in latents of mean 0 and deviation 1; wrong numbers here spoil every later training."""
+    mean, log_variance = moments
+    axes = (0, 1, 2, 3)
+    sampled = mean.var(axis=axes) + np.exp(log_variance).mean(axis=axes)
+    AutoencoderTask(tiny.config.vae, ThreeClips()).export(tiny.params["vae"], tmp_path)
+    config = folder.read_config(tmp_path, "vae")
+    np.testing.assert_allclose(config.latents_mean, mean.mean(axis=axes), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(config.latents_std, np.sqrt(sampled), rtol=1e-3)
+    assert (config.scale_factor_spatial, config.scale_factor_temporal) == (16, 4)
+    params = folder.read_part(tmp_path, "vae", config)
+    jax.tree.map(np.testing.assert_array_equal, params, tiny.params["vae"])
+
+
+def test_psnr():
+    """A wrong peak (1 in place of 2) would flatter nobody but move every number by 6 dB."""
+    np.testing.assert_allclose(autoencoder.psnr_of(np.float32(0.004)), 30.0, rtol=1e-5)
+    np.testing.assert_array_equal(autoencoder.to_float(CLIPS[0]), from_uint8(CLIPS[0]))
+
+
+def test_configuration_is_a_task(pytestconfig):
+    """The shipped configuration must fit its own clips: the crop is 1 + 4 n frames of a size that divides."""
+    task = load_config(pytestconfig.rootpath / "configs" / "shapes_vae.py").task
+    assert (task.crop_frames - 1) % task.model.temporal_factor == 0
+    assert task.crop_frames <= task.data.num_frames
+    assert task.data.height % task.model.spatial_factor == 0
+    assert task.model.spatial_factor == task.model.scale_factor_spatial
+    small = task.smoke()
+    assert (small.data.num_clips, small.model.base_dim) < (task.data.num_clips, task.model.base_dim)
+    assert dataclasses.replace(small.model, base_dim=task.model.base_dim) == task.model

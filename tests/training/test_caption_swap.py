@@ -1,0 +1,66 @@
+"""The gauge must move for the word that is wrong, and for no other."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidjax import tokenizer as tokenizers
+from vidjax.data.shapes import Scene, Subject, actions_with, caption, scene_to_json, training_scene
+from vidjax.data.source import ClipData
+from vidjax.models.t5 import T5Config
+from vidjax.models.wan.denoiser import DenoiserConfig
+from vidjax.models.wan.presets import SamplingDefaults
+from vidjax.training import caption_swap
+from vidjax.training.denoiser import DenoiserTask
+
+FACTORS = ("colour", "shape", "size", "action", "place", "camera", "style")
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_one_factor_is_swapped(factor):
+    """A swap that changes nothing, or two things, or tells of two subjects of one colour, measures something else."""
+    for i in range(100):
+        scene = training_scene(0, i)
+        other = caption_swap.swapped(scene, factor, np.random.default_rng(i))
+        if factor in ("colour", "shape", "size"):
+            assert dataclasses.replace(other, subjects=scene.subjects) == scene
+            assert other.subjects[1:] == scene.subjects[1:]
+            value = getattr(scene.subjects[0], factor)
+            assert dataclasses.replace(other.subjects[0], **{factor: value}) == scene.subjects[0]
+        else:
+            assert dataclasses.replace(other, **{factor: getattr(scene, factor)}) == scene
+        assert other != scene
+        assert len({s.colour for s in other.subjects}) == len(other.subjects)
+        assert other.action in actions_with(other.camera) or factor == "camera"
+        assert caption(other, np.random.default_rng(i)) != ""
+
+
+class KnowsShapes(DenoiserTask):
+    """A model that does twice as badly where the caption names no circle."""
+
+    def encode_text(self, params, tokens, lengths):
+        return jnp.asarray(tokens, jnp.float32)[..., None]
+
+    def frame_losses(self, params, text, x0, noise, t):
+        told = (text[..., 0] == params["circle"]).any(axis=1, keepdims=True)
+        return jnp.where(told, 1.0, 2.0) * (1 + t)
+
+
+def test_gauge_moves_for_the_wrong_word_alone():
+    """It decides how long a model is trained: it must name the factor that the model reads, in percent."""
+    task = KnowsShapes("", DenoiserConfig(), T5Config(), SamplingDefaults(), eval_clips=4)
+    tokenizer = tokenizers.train(ClipData().captions(200), max_length=32)
+    [word] = tokenizers.processor(tokenizer).encode("circle")
+    scenes = [
+        Scene(subjects=(Subject(colour, "circle", "small"),), camera="pans left", style="anime")
+        for colour in ("red", "green", "blue", "pink", "orange")
+    ]
+    source = [{"scene": scene_to_json(s), "latents": np.zeros((3, 1, 1, 2), np.float16)} for s in scenes]
+    scores = caption_swap.evaluate(task, {"circle": jnp.float32(word)}, tokenizer, source, jax.random.key(0))
+    expected = {f"loss_{t}": 1 + t for t in caption_swap.BANDS} | {f"swap_{factor}": 0.0 for factor in FACTORS}
+    assert scores.keys() == expected.keys()
+    for name, value in (expected | {"swap_shape": 100.0}).items():
+        assert scores[name] == pytest.approx(value, abs=1e-3), name

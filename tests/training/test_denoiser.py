@@ -1,0 +1,135 @@
+"""What a denoiser is trained on: times, given frames, captions left out; and that all of it learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidjax.config import load_config
+from vidjax.data.shapes import parse, scene_to_json, training_scene
+from vidjax.training import denoiser, probe
+from vidjax.training.denoiser import DenoiserTask, given_frames
+from vidjax.training.task import TaskConfig
+
+
+@pytest.fixture
+def task(tiny, monkeypatch):
+    """A task around the tiny model: its tokenizer learns from as many captions."""
+    monkeypatch.setattr(denoiser, "TOKENIZER_CAPTIONS", 200)
+    config = tiny.config
+    return DenoiserTask("", config.transformer, config.text_encoder, config.sampling)
+
+
+def params_of(tiny, task):
+    return {
+        "transformer": tiny.params["transformer"],
+        "text_encoder": tiny.params["text_encoder"],
+        "probe": probe.init(task.text.d_model, jax.random.key(0)),
+    }
+
+
+def batch_of(task, count=4, frames=3, value=0.0):
+    tokenizer, latents = task.tokenizer(), np.full((frames, 1, 2, 4), value, np.float16)
+    rows = [
+        task.transform(tokenizer, {"latents": latents, "scene": scene_to_json(training_scene(0, i))}, rng)
+        for i, rng in enumerate(np.random.default_rng(0).spawn(count))
+    ]
+    return jax.tree.map(lambda *row: jnp.asarray(np.stack(row)), *rows)
+
+
+def test_given_frames_have_their_shares():
+    """Too few given frames and image to video is never learnt; too many and text to video is not."""
+    given = np.asarray(given_frames(jax.random.key(0), 30_000, 5, 0.3))
+    count = given.sum(axis=1)
+    np.testing.assert_array_equal(given, np.arange(5) < count[:, None], "given frames are the first ones")
+    shares = np.bincount(count, minlength=6) / len(count)
+    several = 0.3 / 3 / 4
+    np.testing.assert_allclose(shares, [0.7, 0.2 + several, several, several, several, 0], atol=0.01)
+
+
+def test_one_frame_is_never_given():
+    """A picture that is given whole leaves nothing to predict: the loss would be zero over zero."""
+    assert not given_frames(jax.random.key(0), 100, 1, 1.0).any()
+
+
+def test_transform_is_a_function_of_its_generator(task):
+    """A resumed run must see the captions that the uninterrupted one saw."""
+    tokenizer, scene = task.tokenizer(), training_scene(0, 3)
+    example = {"latents": np.ones((3, 1, 2, 4), np.float16), "scene": scene_to_json(scene)}
+    rows = [task.transform(tokenizer, example, np.random.default_rng(seed)) for seed in (5, 5, 6, 7, 8)]
+    for name, value in rows[0].items():
+        np.testing.assert_array_equal(rows[1][name], value)
+    assert len({row["tokens"].tobytes() for row in rows}) > 2, "one scene is told in several ways"
+    assert rows[0]["latents"].dtype == np.float32
+    np.testing.assert_array_equal(rows[0]["factors"], probe.labels(scene))
+
+
+def test_captions_are_left_out_at_the_right_rate(task):
+    """Guidance is the difference to a model without words: it must see the empty caption, as sampling gives it."""
+    tokenizer = task.tokenizer()
+    example = {"latents": np.zeros((3, 1, 2, 4), np.float16), "scene": scene_to_json(training_scene(0, 0))}
+    rng = np.random.default_rng(0)
+    rows = [task.transform(tokenizer, example, rng) for _ in range(1000)]
+    empty = [row for row in rows if row["length"] == 1]
+    assert 70 < len(empty) < 130
+    assert all((row["factors"] == -1).all() and row["tokens"][0] == 1 for row in empty)
+    assert all((row["factors"] >= 0).all() for row in rows if row["length"] > 1)
+
+
+def test_loss_is_the_velocitys_and_given_frames_do_not_count(task, tiny):
+    """With a model that says zero the loss is known: the mean square of noise minus latents."""
+    params = params_of(tiny, task)
+    params["transformer"] = params["transformer"] | {
+        "proj_out": jax.tree.map(jnp.zeros_like, tiny.params["transformer"]["proj_out"])
+    }
+    batch = batch_of(task, 16, value=3.0)
+    flow = jax.jit(lambda batch, key: task.loss(params, batch, key)[1]["flow"])(batch, jax.random.key(0))
+    np.testing.assert_allclose(flow, 1 + 3.0**2, rtol=0.1)
+
+    always = dataclasses.replace(task, given_share=1.0)
+    batch["latents"] = batch["latents"].at[:, 0].set(1e4)
+    flow = jax.jit(lambda batch, key: always.loss(params, batch, key)[1]["flow"])(batch, jax.random.key(0))
+    np.testing.assert_allclose(flow, 1 + 3.0**2, rtol=0.1)
+
+
+def test_gradients_reach_denoiser_text_encoder_and_probe(task, tiny):
+    """A part without a gradient would be published as it was drawn."""
+    params, batch = params_of(tiny, task), batch_of(task)
+    (loss, metrics), grads = jax.jit(jax.value_and_grad(task.loss, has_aux=True))(params, batch, jax.random.key(0))
+    np.testing.assert_allclose(loss, metrics["flow"] + task.probe_weight * metrics["probe"], rtol=1e-5)
+    still = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(grads) if not g.any()]
+    assert not still
+
+
+def test_new_model_predicts_nothing(task):
+    """The last projection starts at zero: the first steps would otherwise unlearn a random velocity."""
+    last = jax.jit(lambda key: task.init(key)["transformer"]["proj_out"])(jax.random.key(0))
+    assert not last["kernel"].any()
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    assert shapes["text_encoder"]["shared"]["embedding"].shape[0] == task.text_config().vocab_size
+    assert shapes.keys() == {"transformer", "text_encoder", "probe"}
+
+
+def test_configuration_is_a_task(pytestconfig):
+    """The shipped configuration must describe a model that its own text encoder and autoencoder fit."""
+    config = load_config(pytestconfig.rootpath / "configs" / "shapes_denoiser.py")
+    vae = load_config(pytestconfig.rootpath / "configs" / "shapes_vae.py").task.model
+    task = config.task
+    assert isinstance(task, TaskConfig)
+    assert task.model.in_channels == task.model.out_channels == vae.z_dim
+    assert task.model.text_dim == task.text.d_model
+    assert (task.sampling.height, task.sampling.num_frames) == (task.data.height, task.data.num_frames)
+    small = task.smoke()
+    assert small.data.num_clips < task.data.num_clips
+    assert small.model.dim < task.model.dim
+    assert parse(task.data.captions(1)[0]).subjects
+
+
+def test_latents_of_other_clips_have_another_name(task):
+    """Latents of other clips under the same name would be read for these."""
+    data = task.data
+    changed = [dataclasses.replace(data, **{field: 5}) for field in
+               ("num_clips", "num_test_clips", "num_frames", "height", "width", "seed")]  # fmt: skip
+    assert len({data.name(), *(other.name() for other in changed)}) == 7
