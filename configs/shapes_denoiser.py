@@ -39,13 +39,13 @@ def get_config() -> TrainConfig:
     )
     return TrainConfig(
         task=DenoiserTask(vae="runs/vae/export", model=model, text=text, sampling=sampling),
-        steps=12_000,
+        steps=6_000,
         batch_size=16,
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=1e-3, warmup_steps=200, schedule="cosine", weight_decay=0.01, b2=0.98
         ),
-        ema_decay=0.998,
+        ema_decay=0.997,
         log_every=50,
-        eval_every=1000,
-        save_every=1000,
+        eval_every=500,
+        save_every=500,
     )

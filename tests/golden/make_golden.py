@@ -103,7 +103,8 @@ def denoiser(seed: int, text_length: int, **config: Any) -> Reference:
         # The reference takes the two pictures of a clip as two rows.
         pictures = 2 if config.get("pos_embed_seq_len") else 1
         image = torch.tensor(arrays["image"]).reshape(2 * pictures, -1, config["image_dim"])
-    tokens = torch.tensor(1000 * t).repeat_interleave(2 * 3, dim=1)
+    _, ph, pw = config.get("patch_size", (1, 2, 2))
+    tokens = torch.tensor(1000 * t).repeat_interleave((4 // ph) * (6 // pw), dim=1)
     with torch.no_grad():
         velocity = module(channels_first(x), tokens, torch.tensor(text), image)[0]
     return Reference("transformer", module, arrays | {"velocity": channels_last(velocity)})

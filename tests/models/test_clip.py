@@ -94,8 +94,9 @@ def test_preprocess_equals_pillow(size):
     expected = (resized[top : top + 224, left : left + 224] / 255 - clip.MEAN) / clip.STD
     found = clip.preprocess(jnp.asarray(pixels[None] / 127.5 - 1, jnp.float32))
     assert found.shape == (1, 224, 224, 3)
-    # Pillow rounds to 1 / 255 after either direction.
-    np.testing.assert_allclose(found[0], expected, atol=1.1 / 255 / min(clip.STD))
+    # In 8 bits: here and there a value is rounded the other way.
+    np.testing.assert_allclose(found[0], expected, atol=1.01 / 255 / min(clip.STD))
+    assert np.mean(np.abs(found[0] - expected) > 1e-4) < 0.01
 
 
 def test_preprocess_whole():

@@ -55,6 +55,7 @@ DENOISERS = {
     "two pictures": lambda r: r.denoiser_image(SEED),
     "one picture": lambda r: r.denoiser(SEED, 512, in_channels=9, image_dim=20, added_kv_proj_dim=32),
     "published head": lambda r: r.denoiser(SEED, 7, attention_head_dim=128, num_attention_heads=1),
+    "patches of one": lambda r: r.denoiser(SEED, 7, patch_size=(1, 1, 1)),
     "no norm before the text": lambda r: r.denoiser(SEED, 7, cross_attn_norm=False),
 }
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,8 +69,8 @@ def test_published_statistics(tiny, moments, tmp_path):
 
 def test_psnr():
     """A wrong peak (1 in place of 2) would flatter nobody but move every number by 6 dB."""
-    np.testing.assert_allclose(autoencoder.psnr_of(np.float32(0.004)), 30.0, rtol=1e-5)
-    np.testing.assert_array_equal(autoencoder.to_float(CLIPS[0]), from_uint8(CLIPS[0]))
+    np.testing.assert_allclose(autoencoder.psnr_of(jnp.float32(0.004)), 30.0, rtol=1e-5)
+    np.testing.assert_array_equal(autoencoder.to_float(jnp.asarray(CLIPS[0])), from_uint8(CLIPS[0]))
 
 
 def test_configuration_is_a_task(pytestconfig):

@@ -73,20 +73,6 @@ def test_casts(tmp_path):
         np.testing.assert_array_equal(a, b.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
-def test_place_sees_every_parameter(tmp_path):
-    """Sharded loading rests on it: a parameter that is not placed lands whole on one device."""
-    write(tmp_path)
-    seen = {}
-
-    def place(path, value):
-        seen[path] = value.shape
-        return jax.numpy.asarray(value)
-
-    found = folder.read_part(tmp_path, "text_encoder", CONFIGS["text_encoder"], place=place)
-    leaves = jax.tree_util.tree_leaves_with_path(found)
-    assert seen == {tuple(k.key for k in path): leaf.shape for path, leaf in leaves}
-
-
 def test_shards(tmp_path, monkeypatch):
     """Published models come in several files with an index."""
     monkeypatch.setattr(folder, "MAX_SHARD_BYTES", 400)

@@ -129,16 +129,17 @@ def encode(
 def preprocess(images: Float[Array, "B H W 3"], size: int = 224, whole: bool = False) -> Float[Array, "B size size 3"]:
     """Pictures in [-1, 1] as the encoder takes them: bicubic to ``size`` pixels square, by CLIP's mean and deviation.
 
-    The published folders' image processor brings the shorter side to ``size``, antialiased, and keeps the middle;
-    the original repository (``whole``) squashes the whole picture, without antialiasing.
+    The published folders' image processor brings the shorter side to ``size``, antialiased and in 8 bits, and keeps
+    the middle; the original repository (``whole``) squashes the whole picture, without antialiasing.
     """
     H, W = images.shape[1:3]
     height, width = (size, size) if whole else (size * H // min(H, W), size * W // min(H, W))
     rows, columns = _cubic_weights(H, height, not whole), _cubic_weights(W, width, not whole)
     top, left = (height - size) // 2, (width - size) // 2
     rows, columns = rows[top : top + size], columns[left : left + size]
-    x = jnp.einsum("sh,tw,bhwc->bstc", rows, columns, images / 2 + 0.5, precision="highest")
-    x = x if whole else jnp.clip(x, 0, 1)
+    settle = (lambda x: x) if whole else (lambda x: jnp.round(255 * jnp.clip(x, 0, 1)) / 255)
+    x = settle(jnp.einsum("tw,bhwc->bhtc", columns, images / 2 + 0.5, precision="highest"))
+    x = settle(jnp.einsum("sh,bhtc->bstc", rows, x, precision="highest"))
     return (x - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
 
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
+from vidjax.errors import InputError
 from vidjax.models.wan.presets import PRESETS
 from vidjax.models.wan.weights import published_shapes
-
-pytestmark = pytest.mark.parity
 
 PARTS = [
     (preset, part)
@@ -43,8 +42,24 @@ def expected(part: str, config: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(("preset", "part"), PARTS)
 def test_tensors(preset, part):
     """A name or a shape that differs, and published weights do not load, or exported ones not elsewhere."""
     kind = "transformer" if part == "transformer_2" else part
     assert published_shapes(preset, part) == expected(kind, PRESETS[preset].part(part))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_second_denoiser(preset):
+    """The models with two experts have the same tensors twice; the others are told what they have."""
+    if PRESETS[preset].boundary_ratio:
+        assert published_shapes(preset, "transformer_2") == published_shapes(preset, "transformer")
+        return
+    with pytest.raises(InputError, match="no part 'transformer_2'; it has transformer, vae"):
+        published_shapes(preset, "transformer_2")
+
+
+def test_unknown_preset():
+    with pytest.raises(InputError, match=r"no preset 'wan3'; there are wan2.1-t2v-1.3b"):
+        published_shapes("wan3", "vae")

@@ -4,6 +4,7 @@ A parameter's path joined by dots is the published name, but for the last word (
 published as ``weight``), the layer index of stacked blocks, and the order of axes.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -102,6 +103,11 @@ def spellings(part: str, name: str) -> tuple[str, ...]:
 
 def abstract_params(part: str, config: Any) -> PyTree:
     """Shapes of a part's parameters; nothing is allocated."""
+    return jax.tree.map(lambda x: x, _traced(part, config))  # the caller's own dicts
+
+
+@functools.cache
+def _traced(part: str, config: Any) -> PyTree:
     return jax.eval_shape(lambda key: INIT[part](config, key), jax.random.key(0))
 
 
