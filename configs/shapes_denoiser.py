@@ -39,7 +39,7 @@ def get_config() -> TrainConfig:
     )
     return TrainConfig(
         task=DenoiserTask(vae="runs/vae/export", model=model, text=text, sampling=sampling),
-        steps=6_000,
+        steps=2_500,
         batch_size=16,
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=1e-3, warmup_steps=200, schedule="cosine", weight_decay=0.01, b2=0.98

@@ -206,7 +206,7 @@ def test_train_export_generate(run, pytestconfig, tmp_path):
     data = [f"task.data.folder={tmp_path / 'data'}", *(f"task.data.{side}=32" for side in ("height", "width"))]
     data.append("task.data.num_frames=9")
     configs = pytestconfig.rootpath / "configs"
-    code, _, err = run("train", configs / "shapes_vae.py", *data, "--smoke", "--workdir", "vae")
+    code, _, err = run("train", configs / "shapes_vae.py", *data, "task.crop_frames=9", "--smoke", "--workdir", "vae")
     assert code == 0, err
     sampling = [f"task.sampling.{name}" for name in ("height=32", "width=32", "num_frames=9", "num_inference_steps=3")]
     line = ["train", configs / "shapes_denoiser.py", *data, *sampling, "task.vae=vae/export", "--smoke"]

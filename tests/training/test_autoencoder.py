@@ -9,8 +9,9 @@ import pytest
 
 from vidjax.config import load_config
 from vidjax.data.source import ClipData
+from vidjax.errors import InputError
 from vidjax.models.wan import vae
-from vidjax.training import autoencoder
+from vidjax.training import autoencoder, train
 from vidjax.training.autoencoder import AutoencoderTask
 from vidjax.video import from_uint8
 from vidjax.weights import folder
@@ -53,6 +54,23 @@ def test_pieces_are_whole_and_some_mirrored(tiny):
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["task.crop_frames=21"], r"crop_frames=21: .* at most num_frames=17; nearest: 17"),
+        (["task.crop_frames=8"], r"crop_frames=8: must be 1 \+ a multiple of 4, .* nearest: 9"),
+        (["task.data.num_frames=9", "task.crop_frames=0"], r"crop_frames=0: .* nearest: 1"),
+        (["task.data.height=40"], r"height=40: must be a multiple of 16; nearest: 32"),
+    ],
+)
+def test_what_does_not_fit_starts_no_run(pytestconfig, tmp_path, changes, said):
+    """Found while reading the first batch, after the compiling, it would be a traceback out of a worker."""
+    config = load_config(pytestconfig.rootpath / "configs" / "shapes_vae.py", changes)
+    with pytest.raises(InputError, match=said):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_published_statistics(tiny, moments, tmp_path):
     """The denoiser works in latents of mean 0 and deviation 1; wrong numbers here spoil every later training."""
     mean, log_variance = moments
@@ -70,7 +88,7 @@ def test_published_statistics(tiny, moments, tmp_path):
 def test_psnr():
     """A wrong peak (1 in place of 2) would flatter nobody but move every number by 6 dB."""
     np.testing.assert_allclose(autoencoder.psnr_of(jnp.float32(0.004)), 30.0, rtol=1e-5)
-    np.testing.assert_array_equal(autoencoder.to_float(jnp.asarray(CLIPS[0])), from_uint8(CLIPS[0]))
+    np.testing.assert_allclose(autoencoder.to_float(jnp.asarray(CLIPS[0])), from_uint8(CLIPS[0]), atol=1e-6)
 
 
 def test_configuration_is_a_task(pytestconfig):

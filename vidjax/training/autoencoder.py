@@ -10,6 +10,7 @@ import numpy as np
 
 from vidjax.config import TrainConfig
 from vidjax.data.source import ClipData
+from vidjax.errors import InputError
 from vidjax.models.wan import vae
 from vidjax.models.wan.sharding import VAE_RULES
 from vidjax.training.losses import gaussian_kl, reconstruction
@@ -33,8 +34,13 @@ class AutoencoderTask:
     eval_clips: int = 32
 
     def make(self, config: TrainConfig) -> Task:
-        """The task as functions; opens the data."""
+        """The task as functions; opens the data.
+
+        Raises:
+          InputError: the pieces are longer than the clips, or the size does not suit the autoencoder.
+        """
         del config
+        self._check()
         test = self.data.open("test")
         return Task(
             init=lambda key: vae.init(self.model, key),
@@ -45,6 +51,20 @@ class AutoencoderTask:
             rules=VAE_RULES,
             export=self.export,
         )
+
+    def _check(self) -> None:
+        frames, step, size = self.data.num_frames, self.model.temporal_factor, self.model.spatial_factor
+        if not 1 <= self.crop_frames <= frames or (self.crop_frames - 1) % step:
+            near = 1 + step * min(max(round((self.crop_frames - 1) / step), 0), (frames - 1) // step)
+            raise InputError(
+                f"crop_frames={self.crop_frames}: must be 1 + a multiple of {step}, and at most num_frames={frames}; "
+                f"nearest: {near}"
+            )
+        for name in ("height", "width"):
+            value = getattr(self.data, name)
+            if value % size or value < 1:
+                near = max(round(value / size), 1) * size
+                raise InputError(f"{name}={value}: must be a multiple of {size}; nearest: {near}")
 
     def smoke(self) -> "AutoencoderTask":
         """A copy for seconds."""
