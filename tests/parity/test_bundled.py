@@ -14,7 +14,7 @@ PROMPT = "a small red circle moves right on grass, watercolor style, the camera 
 
 @pytest.mark.parity
 def test_the_reference_pipeline_makes_the_same_clip():
-    """Fails if names, layouts, tokenizer, scheduler or a configuration of the bundled folder differ from the published."""
+    """Fails if a name, layout, token, schedule or setting of the bundled folder is not the published one."""
     from diffusers import WanPipeline
 
     model = vidjax.load()
