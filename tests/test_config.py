@@ -17,7 +17,7 @@ from vidjax.config import (
 )
 from vidjax.errors import InputError
 
-CONFIG = Path(__file__).parent / "train" / "regression.py"
+CONFIG = Path(__file__).parent / "training" / "regression.py"
 
 
 @dataclasses.dataclass(frozen=True)

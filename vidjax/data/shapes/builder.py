@@ -133,6 +133,8 @@ class Clips:
         return len(self.packed)
 
     def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")  # which also ends a `for` over the clips
         item = self.packed[index]
         frames = np.frombuffer(zlib.decompress(item["video"].tobytes()), np.uint8)
         return {**item, "video": frames.reshape(self.shape)}
