@@ -1,5 +1,6 @@
 """Prompt to token ids, by sentencepiece, cleaned as the published text encoders expect."""
 
+import functools
 import html
 import io
 import re
@@ -52,8 +53,9 @@ def load(path: Path, max_length: int) -> Tokenizer:
     return tokenizer
 
 
+@functools.lru_cache(maxsize=8)
 def processor(tokenizer: Tokenizer):
-    """The sentencepiece processor, ready to encode many texts."""
+    """The sentencepiece processor, built once: training encodes one caption at a time."""
     import sentencepiece
 
     return sentencepiece.SentencePieceProcessor(model_proto=tokenizer.spiece)

@@ -88,7 +88,7 @@ def test_published_statistics(tiny, moments, tmp_path):
 def test_psnr():
     """A wrong peak (1 in place of 2) would flatter nobody but move every number by 6 dB."""
     np.testing.assert_allclose(autoencoder.psnr_of(jnp.float32(0.004)), 30.0, rtol=1e-5)
-    np.testing.assert_allclose(autoencoder.to_float(jnp.asarray(CLIPS[0])), from_uint8(CLIPS[0]), atol=1e-6)
+    np.testing.assert_allclose(from_uint8(jnp.asarray(CLIPS[0])), CLIPS[0] / 127.5 - 1.0, atol=1e-6)
 
 
 def test_configuration_is_a_task(pytestconfig):

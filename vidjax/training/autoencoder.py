@@ -1,6 +1,7 @@
 """Training the video autoencoder: reconstruction and a Kullback-Leibler term."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vidjax.models.wan.sharding import VAE_RULES
 from vidjax.training.losses import gaussian_kl, reconstruction
 from vidjax.training.task import Task
 from vidjax.typing import Array, Params
+from vidjax.video import from_uint8
 from vidjax.weights import folder
 
 STATISTICS_CLIPS = 256
@@ -80,7 +82,7 @@ class AutoencoderTask:
 
     def loss(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         """Traceable; see the class."""
-        x = to_float(batch["video"])
+        x = from_uint8(batch["video"])
         (mean, log_variance), _ = vae.encode_chunk(self.model, params, None, x)
         z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
         # Not clipped: a gradient must bring back what is out of range.
@@ -106,11 +108,6 @@ class AutoencoderTask:
         folder.write_part(out, "vae", config, params)
 
 
-def to_float(video: Array) -> Array:
-    """Bytes to [-1, 1]."""
-    return video.astype(jnp.float32) / 127.5 - 1.0
-
-
 def psnr_of(squared_error: Array) -> Array:
     """Peak signal-to-noise ratio in dB of pixels in [-1, 1]."""
     return 10.0 * jnp.log10(4.0 / squared_error)
@@ -118,16 +115,16 @@ def psnr_of(squared_error: Array) -> Array:
 
 def evaluate(config: vae.VAEConfig, params: Params, source: Any, count: int) -> dict[str, float]:
     """Mean PSNR in dB over clips, through the mean latent and back."""
-
-    @jax.jit
-    def one(params: Params, video: Array) -> Array:
-        x = to_float(video)[None]
-        (mean, _), _ = vae.encode_chunk(config, params, None, x)
-        y, _ = vae.decode_chunk(config, params, None, mean)
-        return psnr_of(jnp.mean((y - x) ** 2))
-
-    scores = [one(params, source[i]["video"]) for i in range(min(count, len(source)))]
+    scores = [_reconstruction_psnr(config, params, source[i]["video"]) for i in range(min(count, len(source)))]
     return {"psnr": float(np.mean(jax.device_get(scores)))}
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _reconstruction_psnr(config: vae.VAEConfig, params: Params, video: Array) -> Array:
+    x = from_uint8(video)[None]
+    (mean, _), _ = vae.encode_chunk(config, params, None, x)
+    y, _ = vae.decode_chunk(config, params, None, mean)
+    return psnr_of(jnp.mean((y - x) ** 2))
 
 
 def latent_statistics(config: vae.VAEConfig, params: Params, clips: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +132,7 @@ def latent_statistics(config: vae.VAEConfig, params: Params, clips: Any) -> tupl
 
     @jax.jit
     def moments(params: Params, video: Array) -> tuple[Array, Array, Array]:
-        (mean, log_variance), _ = vae.encode_chunk(config, params, None, to_float(video)[None])
+        (mean, log_variance), _ = vae.encode_chunk(config, params, None, from_uint8(video)[None])
         return mean.mean((0, 1, 2, 3)), (mean**2).mean((0, 1, 2, 3)), jnp.exp(log_variance).mean((0, 1, 2, 3))
 
     first, second, own = (

@@ -4,6 +4,7 @@ It shows which words a model uses long before samples do; the plain loss does no
 """
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -50,19 +51,22 @@ def evaluate(
     x0 = jnp.asarray(np.stack([example["latents"] for example in examples]), jnp.float32)
     noise = initial_noise(key, x0.shape)
 
-    @jax.jit
-    def loss(params: Params, tokens: Array, lengths: Array, t: Array) -> Array:
-        text = task.encode_text(params, tokens, lengths)
-        return task.frame_losses(params, text, x0, noise, jnp.broadcast_to(t, x0.shape[:2])).mean()
-
     def at(t: float, scenes: list[Scene]) -> float:
         # The same random choice of words on both sides of a comparison.
         texts = [caption(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
         tokens = tokenizers.tokenize(tokenizer, texts)
-        return float(loss(params, tokens.ids, tokens.lengths, jnp.float32(t)))
+        return float(_loss(task, params, x0, noise, tokens.ids, tokens.lengths, jnp.float32(t)))
 
     scores = {f"loss_{band}": at(band, scenes) for band in BANDS}
     for factor in (*SUBJECT, *SCENE):
         wrong = [swapped(scene, factor, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
         scores[f"swap_{factor}"] = 100.0 * (at(SWAP_TIME, wrong) / scores[f"loss_{SWAP_TIME}"] - 1.0)
     return scores
+
+
+@functools.partial(jax.jit, static_argnames="task")
+def _loss(
+    task: "DenoiserTask", params: Params, x0: Array, noise: Array, tokens: Array, lengths: Array, t: Array
+) -> Array:
+    text = task.encode_text(params, tokens, lengths)
+    return task.frame_losses(params, text, x0, noise, jnp.broadcast_to(t, x0.shape[:2])).mean()

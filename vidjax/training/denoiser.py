@@ -1,6 +1,7 @@
 """Training the denoiser and its text encoder: flow matching on latents computed ahead, some frames given."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,7 +86,7 @@ class DenoiserTask:
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         """Learned from captions of the training scenes."""
-        return tokenizers.train(self.data.captions(TOKENIZER_CAPTIONS), self.sampling.max_text_length)
+        return _train_tokenizer(self.data, TOKENIZER_CAPTIONS, self.sampling.max_text_length)
 
     def text_config(self) -> t5.T5Config:
         """The text encoder with the vocabulary of the tokenizer."""
@@ -151,6 +152,11 @@ class DenoiserTask:
         folder.write_part(out, "vae", vae_config, vae_params, "float16")
         folder.write_tokenizer(out, tokenizer.spiece, tokenizer.max_length)
         folder.write_index(out, self.sampling.flow_shift, True, dataclasses.asdict(self.sampling))
+
+
+@functools.lru_cache(maxsize=4)
+def _train_tokenizer(data: ClipData, captions: int, max_length: int) -> tokenizers.Tokenizer:
+    return tokenizers.train(data.captions(captions), max_length)
 
 
 def given_frames(key: Array, batch: int, frames: int, share: float) -> Bool[Array, "B f"]:
