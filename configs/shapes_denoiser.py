@@ -15,9 +15,10 @@ from vidjax.training.denoiser import DenoiserTask
 
 def get_config() -> TrainConfig:
     model = DenoiserConfig(
-        patch_size=(1, 1, 1),
+        # Tokens of 32 x 32 pixels: after the same time the words counted more than with tokens of 16 x 16.
+        patch_size=(1, 2, 2),
         num_attention_heads=4,
-        attention_head_dim=48,
+        attention_head_dim=64,
         in_channels=32,
         out_channels=32,
         text_dim=128,
@@ -39,12 +40,12 @@ def get_config() -> TrainConfig:
     )
     return TrainConfig(
         task=DenoiserTask(vae="runs/vae/export", model=model, text=text, sampling=sampling),
-        steps=2_500,
-        batch_size=16,
+        steps=5_500,
+        batch_size=32,
         optimizer=OptimizerConfig(
-            name="adamw", learning_rate=1e-3, warmup_steps=200, schedule="cosine", weight_decay=0.01, b2=0.98
+            name="adamw", learning_rate=1e-3, warmup_steps=100, schedule="cosine", weight_decay=0.01, b2=0.98
         ),
-        ema_decay=0.997,
+        ema_decay=0.998,
         log_every=50,
         eval_every=500,
         save_every=500,

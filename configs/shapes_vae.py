@@ -27,13 +27,13 @@ def get_config() -> TrainConfig:
     )
     return TrainConfig(
         task=AutoencoderTask(model, crop_frames=17, kl_weight=4e-3),
-        steps=1250,
+        steps=3400,
         batch_size=4,
         optimizer=OptimizerConfig(
             name="muon", learning_rate=2e-3, warmup_steps=30, schedule="cosine", weight_decay=0.0, b2=0.99
         ),
         ema_decay=0.99,
         log_every=25,
-        eval_every=250,
+        eval_every=200,
         save_every=250,
     )

@@ -93,6 +93,11 @@ def _bad_pictures(folder):
         (["--seed", "-1"], "seed=-1: must lie between 0 and"),
         (["--solver", "dpm"], "choose one of unipc, euler, heun"),
         (["--dtype", "int8"], "dtype='int8': choose float32 or bfloat16"),
+        (["--grid", "linear"], "choose one of folder, original"),
+        (["--guidance-scale-2", "3"], "this model has one denoiser"),
+        (["--last-image", "../empty.png"], "give the first frame too"),
+        (["--loras", "style.safetensors=much"], "FILE or FILE=STRENGTH is expected"),
+        (["--loras", "missing.safetensors"], "missing.safetensors"),
         (["--image", "missing.png"], "no file 'missing.png'"),
         (["--image", "../empty.png"], "is empty (0 bytes)"),
         (["--image", "../cut.png"], "damaged or cut short"),
@@ -135,12 +140,14 @@ def test_folder_that_may_not_be_written_is_refused(run, tiny_folder, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Expected one of {generate, train, export}"),
+        ([], "Expected one of {generate, train, export, benchmark}"),
         (["generate"], "PROMPT"),
         (["make"], "Unrecognized options: make"),
         (["train", "missing.py", "--workdir", "run"], "no configuration file missing.py"),
         (["train", "config.py"], "--workdir"),
         (["export", "nowhere", "out"], "nowhere holds no training run"),
+        (["benchmark"], "{load}"),
+        (["benchmark", "load", "--size-gb", "0"], "size_gb=0: must be a finite number above 0"),
     ],
     ids=" ".join,
 )

@@ -95,6 +95,25 @@ def test_what_cannot_be_loaded_is_said(copy, tmp_path):
         vidjax.load(copy)
 
 
+def test_two_denoisers(copy, tiny):
+    """Models with an expert for high noise and one for low: both are read, and each gets its own changes."""
+    shutil.copytree(copy / "transformer", copy / "transformer_2")
+    edit(copy / "model_index.json", transformer_2=["diffusers", "WanTransformer3DModel"], boundary_ratio=0.8)
+    model = vidjax.load(copy, offload=True)
+    assert model.config.boundary_ratio == 0.8
+    assert sorted(model.params) == ["text_encoder", "transformer", "transformer_2", "vae"]
+    jax.tree.map(np.testing.assert_array_equal, model.params["transformer_2"], tiny.params["transformer"])
+    edit(copy / "transformer_2" / "config.json", num_layers=3)
+    with pytest.raises(WeightsError, match="transformer and transformer_2 differ"):
+        vidjax.load(copy)
+
+
+def test_second_changes_need_a_second_denoiser(tiny_folder):
+    """Left out in silence, they would be missed only in the clip."""
+    with pytest.raises(InputError, match="has one denoiser; give them as loras"):
+        vidjax.load(tiny_folder, loras_2={"low.safetensors": 1.0})
+
+
 def test_defaults_without_sampling_json(copy):
     """Published folders have none: the scheduler's shift counts, and unknown models are not given frames."""
     (copy / "sampling.json").unlink()

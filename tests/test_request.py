@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vidjax.errors import InputError, MediaError
+from vidjax.models.clip import CLIPConfig
 from vidjax.request import make_request
 
 PROMPT = "a small red circle moves right on grass"
@@ -25,7 +26,7 @@ def test_defaults_are_the_models_own(tiny):
     """A model would otherwise be sampled with another model's settings."""
     request = make_request(tiny, PROMPT)
     assert (request.height, request.width, request.num_frames, request.fps) == (16, 32, 9, 8.0)
-    assert (request.schedule.num_steps, request.guidance_scale, request.seeds) == (3, 3.0, (0,))
+    assert (request.schedule.num_steps, request.guidance_scales, request.seeds) == (3, (3.0,), (0,))
     assert request.negative_prompts == ("",)
 
 
@@ -36,7 +37,7 @@ def test_what_is_asked_for_is_kept(tiny):
         num_inference_steps=7, guidance_scale=1, flow_shift=1.0, solver="heun", seed=5,
     )  # fmt: skip
     assert (request.height, request.width, request.num_frames, request.fps) == (64, 16, 13, 24.0)
-    assert (request.schedule.num_steps, request.guidance_scale, request.solver) == (7, 1.0, "heun")
+    assert (request.schedule.num_steps, request.guidance_scales, request.solver) == (7, (1.0,), "heun")
     assert (request.prompts, request.negative_prompts, request.seeds) == ((PROMPT, ""), ("blue", "green"), (5, 6))
     np.testing.assert_allclose(request.schedule.sigmas[1], 6 / 7, atol=2e-3)
     assert make_request(tiny, [PROMPT] * 2, seed=[3, 3]).seeds == (3, 3)
@@ -103,6 +104,8 @@ WRONG_KIND = [
     ({"height": 64.0}, "height=64.0: must be a whole number"),
     ({"num_frames": True}, "num_frames=True: must be a whole number"),
     ({"num_inference_steps": 2.5}, "num_inference_steps=2.5: must be a whole number"),
+    ({"guidance_scale_2": 3.0}, "guidance_scale_2=3.0: this model has one denoiser"),
+    ({"grid": "linear"}, "grid='linear': choose one of folder, original"),
     ({"guidance_scale": "3"}, "guidance_scale='3': must be a finite number"),
     ({"guidance_scale": 1 + 2j}, "must be a finite number"),
     ({"fps": [8]}, r"fps=\[8\]: must be a finite number"),
@@ -127,7 +130,7 @@ def test_what_is_of_the_wrong_kind_is_refused(tiny, unchecked, compilations, ask
 def test_numpy_numbers_are_numbers(tiny, unchecked):
     """Settings often come out of an array."""
     request = make_request(tiny, PROMPT, height=np.int64(16), guidance_scale=np.float32(2.5), seed=np.uint32(7))
-    assert (request.height, request.guidance_scale, request.seeds) == (16, 2.5, (7,))
+    assert (request.height, request.guidance_scales, request.seeds) == (16, (2.5,), (7,))
 
 
 def test_image_is_fitted(tiny, tmp_path):
@@ -136,7 +139,7 @@ def test_image_is_fitted(tiny, tmp_path):
     wide[:, 80:160] = 200
     Image.fromarray(wide).save(tmp_path / "wide.png")
     for source in (tmp_path / "wide.png", str(tmp_path / "wide.png"), wide, Image.fromarray(wide)):
-        image = make_request(tiny, PROMPT, image=source).image
+        (image,) = make_request(tiny, PROMPT, image=source).pictures
         assert image.shape == (16, 32, 3)
         assert image[:, 2:-2].min() >= 190, "the middle of the picture fills the frame"
 
@@ -176,11 +179,60 @@ def test_unreadable_image_is_refused(tiny, tmp_path, compilations, kind, said):
     assert not compilations
 
 
-def test_model_without_frame_times_takes_no_image(tiny):
-    """Weights trained with one time per clip would ignore the picture and say nothing."""
-    config = dataclasses.replace(tiny.config, expand_timesteps=False)
-    with pytest.raises(InputError, match="cannot be given a first frame"):
-        make_request(dataclasses.replace(tiny, config=config), PROMPT, image=np.zeros((32, 32, 3), np.uint8))
+def _with(model, **changes):
+    transformer = dataclasses.replace(model.config.transformer, **changes.pop("transformer", {}))
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, transformer=transformer, **changes))
+
+
+PICTURE = np.zeros((32, 32, 3), np.uint8)
+BOTH = {"image": PICTURE, "last_image": PICTURE}
+ENCODER = CLIPConfig(image_size=28)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pictures", "said"),
+    [
+        ({"expand_timesteps": False}, {"image": PICTURE}, "takes no picture; the bundled model"),
+        ({}, BOTH, "last_image: .* takes image; Wan's first-and-last-frame models"),
+        ({}, {"last_image": PICTURE}, "give the first frame too"),
+        ({"transformer": {"in_channels": 12}}, {}, "needs image$"),
+        ({"transformer": {"in_channels": 12}, "image_encoder": ENCODER}, BOTH, "takes image; "),
+        (
+            {"transformer": {"in_channels": 12, "pos_embed_seq_len": 10}, "image_encoder": ENCODER},
+            {"image": PICTURE},
+            "needs image and last_image",
+        ),
+        ({"transformer": {"in_channels": 12}}, {**BOTH, "num_frames": 1}, "num_frames=1: .* at least 5 frames"),
+    ],
+)
+def test_pictures_that_a_model_does_not_take(tiny, changes, pictures, said):
+    """A picture that a model cannot be given would be left out in silence, and one that is missing would be grey."""
+    with pytest.raises(InputError, match=said):
+        make_request(_with(tiny, **changes), PROMPT, **pictures)
+
+
+def test_pictures_are_cut_to_size_and_kept_whole(tiny):
+    """The autoencoder needs the clip's size; the image encoder sees the whole picture."""
+    model = _with(tiny, transformer={"in_channels": 12})
+    request = make_request(model, PROMPT, **BOTH)
+    assert [p.shape for p in request.pictures] == [(16, 32, 3)] * 2
+    assert [p.shape for p in request.originals] == [(32, 32, 3)] * 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "scales"),
+    [
+        ({}, (3.0, 1.5)),
+        ({"guidance_scale": 6.0}, (6.0, 6.0)),
+        ({"guidance_scale_2": 2.0}, (3.0, 2.0)),
+        ({"guidance_scale": 6.0, "guidance_scale_2": 2.0}, (6.0, 2.0)),
+    ],
+)
+def test_each_denoiser_has_its_scale(tiny, asked, scales):
+    """Two denoisers were tuned for two scales; one that is named holds for both, as elsewhere."""
+    sampling = dataclasses.replace(tiny.config.sampling, guidance_scale_2=1.5)
+    request = make_request(_with(tiny, boundary_ratio=0.9, sampling=sampling), PROMPT, **asked)
+    assert request.guidance_scales == scales
 
 
 def test_one_clips_latents_need_no_batch_axis(tiny):

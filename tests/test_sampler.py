@@ -1,15 +1,18 @@
 """The pure sampler computes what people get, and can be transformed."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import vidjax
-from vidjax.diffusion.flow import initial_noise
+from vidjax.diffusion.flow import initial_noise, make_schedule
 from vidjax.errors import InputError
 from vidjax.generation import make_condition
 from vidjax.request import make_request
+from vidjax.sampler import make_legs
 
 PROMPT = "a large blue star spins in the snow, anime style"
 PICTURE = np.random.default_rng(0).integers(0, 256, (16, 32, 3), np.uint8)
@@ -30,6 +33,43 @@ def test_sampler_equals_generate(tiny, solver, scale, image):
     )  # fmt: skip
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert np.abs(found - noise).max() > 0.1, "the walk went nowhere"
+
+
+@pytest.fixture
+def two(tiny):
+    """The tiny model with a second denoiser, for the times below 0.8: the first one's mirror image."""
+    second = jax.tree.map(lambda x: -x, tiny.params["transformer"]["proj_out"])
+    params = {**tiny.params, "transformer_2": {**tiny.params["transformer"], "proj_out": second}}
+    config = dataclasses.replace(tiny.config, boundary_ratio=0.8)
+    return dataclasses.replace(tiny, config=config, params=params)
+
+
+def test_each_denoiser_walks_its_times(two):
+    """Steps of the wrong expert blur what the other one made."""
+    schedule = make_schedule(10, 3.0)
+    legs = make_legs(two.config, schedule, (3.0, 2.0))
+    assert [(leg.part, leg.scale) for leg in legs] == [("transformer", 3.0), ("transformer_2", 2.0)]
+    assert legs[0].first == 0
+    assert legs[0].last == legs[1].first
+    assert legs[1].last == 10
+    assert schedule.times[legs[0].last - 1] >= 0.8 > schedule.times[legs[1].first]
+    late = make_schedule(1, 1.0)
+    assert [leg.part for leg in make_legs(two.config, late, (3.0, 2.0))] == ["transformer"], "no leg without steps"
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_two_denoisers_in_both_loops(two, offload):
+    """The scan and the host loop must switch at the same step; waiting in the host's memory changes no number."""
+    condition = make_condition(two, make_request(two, PROMPT))
+    key, settings = jax.random.key(7), {"num_inference_steps": 4, "guidance_scale": 3.0, "guidance_scale_2": 1.0}
+    found = jax.jit(vidjax.make_sampler(two, **settings))(two.params, key, condition)
+    model = dataclasses.replace(two, offload=offload)
+    noise = initial_noise(key, condition.given.shape)
+    expected = vidjax.generate(model, PROMPT, latents=noise, output_type="latent", progress=False, **settings)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    same = {**two.params, "transformer_2": two.params["transformer"]}
+    other = vidjax.make_sampler(two, **settings)(same, key, condition)
+    assert np.abs(found - other).max() > 0.1, "the second denoiser was not used"
 
 
 def test_vmap_over_keys(tiny):

@@ -27,6 +27,7 @@ def pieces(text: str) -> list[str]:
         ("  a\tred \n circle ", "a red circle"),
         ("salt &amp;amp; pepper", "salt & pepper"),
         ("&lt;b&gt;", "<b>"),
+        ("1 < 2 &amp;amp; 3", "1 < 2 & 3"),
         ("schÃ¶n", "schön"),
         ("", ""),
     ],
@@ -73,13 +74,45 @@ def test_truncation_keeps_the_end_mark():
     assert tokens.truncated == (25, 0)
 
 
-@pytest.mark.parametrize("special", ["</s>", "<pad>", "<unk>"])
-def test_special_pieces_in_a_prompt_stay_text(special):
-    """A prompt must not be able to end itself: what is typed is spelled, never a control token."""
-    tokens = tokenizer.tokenize(small(), [f"red {special} circle"])
-    inside = tokens.ids[0, : tokens.lengths[0] - 1]
-    assert tokenizer.EOS not in inside
-    assert tokenizer.PAD not in inside
+def first_ids(words: tokenizer.Tokenizer, text: str) -> list[int]:
+    tokens = tokenizer.tokenize(words, [text])
+    return tokens.ids[0, : tokens.lengths[0]].tolist()
+
+
+@pytest.mark.parametrize("text", ["red{}circle", "red {} circle", "{} red circle{}", "{}{}", "red  {}", "&lt;{}&gt;"])
+@pytest.mark.parametrize("special", ["</s>", "<pad>", "<unk>", "<extra_id_0>", "<extra_id_2>"])
+def test_special_pieces_in_a_prompt_are_single_tokens(special, text):
+    """The published programs cut them out before they encode what is between: the same prompt must mean the same."""
+    words = small()._replace(extra_ids=3)
+    count = tokenizer.processor(small()).vocab_size()
+    marks = {"</s>": tokenizer.EOS, "<pad>": tokenizer.PAD, "<unk>": tokenizer.UNK, "<extra_id_0>": count + 2}
+    expected = []
+    for i, part in enumerate(text.split("{}")):
+        # The last of the extra marks comes first.
+        expected += [marks.get(special, count)] if i else []
+        expected += first_ids(words, part)[:-1]
+    assert first_ids(words, text.format(special, special)) == [*expected, tokenizer.EOS]
+
+
+@pytest.mark.parametrize("text", ["<extra_id_3>", "< /s>", "<s>", "<extra_id_0"])
+def test_other_marks_stay_text(text):
+    """Only what the tokenizer has as a mark is one: the rest of what looks alike is spelled."""
+    words = small()._replace(extra_ids=3)
+    assert max(first_ids(words, text)) < tokenizer.processor(small()).vocab_size()
+    assert len(first_ids(words, text)) > 3
+
+
+def test_unknown_characters_are_not_spelled_in_bytes():
+    """Sentencepiece would, but the published programs read one unknown token: other tokens are another prompt."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(small().spiece)
+    model.trainer_spec.byte_fallback = True
+    for byte in range(256):
+        model.pieces.add(piece=f"<0x{byte:02X}>", score=0.0, type=model.SentencePiece.BYTE)
+    words = tokenizer.Tokenizer(model.SerializeToString(), 16)
+    assert first_ids(words, "red \U0001f600円 a") == first_ids(small(), "red \U0001f600円 a")
+    assert first_ids(words, "red \U0001f600円 a").count(tokenizer.UNK) == 1
 
 
 def test_same_sentences_same_bytes():
@@ -91,11 +124,27 @@ def test_same_sentences_same_bytes():
 def test_load(tmp_path):
     path = tmp_path / "spiece.model"
     path.write_bytes(small().spiece)
-    assert tokenizer.load(path, 16) == small()
+    assert tokenizer.load(path, 16) == small()._replace(extra_ids=tokenizer.EXTRA_IDS)
     with pytest.raises(WeightsError, match=r"nothing.model is missing"):
         tokenizer.load(tmp_path / "nothing.model", 16)
     path.write_bytes(b"no model")
     with pytest.raises(WeightsError, match=r"spiece.model is not a sentencepiece model"):
+        tokenizer.load(path, 16)
+
+
+def test_load_reads_the_number_of_extra_marks(tmp_path):
+    """With another number every ``<extra_id_N>`` is another row of the embedding."""
+    path, config = tmp_path / "spiece.model", tmp_path / "tokenizer_config.json"
+    path.write_bytes(small().spiece)
+    config.write_text('{"extra_ids": 300}')
+    assert tokenizer.load(path, 16) == small()._replace(extra_ids=300)
+    config.write_text("{}")
+    assert tokenizer.load(path, 16).extra_ids == tokenizer.EXTRA_IDS
+    config.write_text("[]")
+    with pytest.raises(WeightsError, match=r"tokenizer_config.json is not a tokenizer's configuration"):
+        tokenizer.load(path, 16)
+    config.write_text('{"extra_ids": -1}')
+    with pytest.raises(WeightsError, match=r"must be a number of marks, not -1"):
         tokenizer.load(path, 16)
 
 

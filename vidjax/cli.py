@@ -1,4 +1,4 @@
-"""The command line: ``vidjax generate``, ``train``, ``export``."""
+"""The command line: ``vidjax generate``, ``train``, ``export``, ``benchmark``."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -27,10 +27,18 @@ class Generate:
     """What is to be seen."""
     model: str | None = None
     """A folder in the published layout or a Hugging Face hub id; left out: the bundled model."""
+    loras: tuple[str, ...] = ()
+    """Files of changes to the denoiser, each as FILE or FILE=STRENGTH."""
+    loras_2: tuple[str, ...] = ()
+    """The same for the second denoiser, of models with two."""
+    offload: bool = False
+    """Keep the denoisers in the host's memory while they do not run."""
     out: Path = Path("out.mp4")
     """The file to write: .mp4, .gif, or .png for a sheet of frames."""
     image: Path | None = None
     """A picture to start from: the first frame."""
+    last_image: Path | None = None
+    """The last frame, for models that are trained for it."""
     negative_prompt: str = ""
     """What to lead away from."""
     height: int | None = None
@@ -47,10 +55,14 @@ class Generate:
     """Steps from noise to video, 1 to 1000."""
     guidance_scale: float | None = None
     """How strictly the prompt is followed; 1 turns guidance off."""
+    guidance_scale_2: float | None = None
+    """The same for the second denoiser, of models with two."""
     flow_shift: float | None = None
     """Above 1, more of the steps go to high noise."""
     solver: str = "unipc"
     """unipc, euler or heun."""
+    grid: str = "folder"
+    """Spacing of the steps: folder or original."""
     seed: int = 0
     """Another number, another clip."""
     dtype: str = "float32"
@@ -85,10 +97,27 @@ class Export:
     """The run's configuration file, needed only where its task is not one of vidjax's own."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Measure speed on this machine against its own limits."""
+
+    what: tyro.conf.Positional[Literal["load"]]
+    """load: reading weights, against reading their files from one end to the other."""
+    size_gb: float = 2.0
+    """About how much is read, in 10^9 bytes; it is written first, and removed."""
+    dir: Path | None = None
+    """A folder on the disk to measure; left out: the system's place for temporary files."""
+    dtype: str = "bfloat16"
+    """bfloat16 or float32: how the weights are stored."""
+    json: bool = False
+    """Print JSON."""
+
+
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
 )
 
 
@@ -97,7 +126,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         command = parse()
-        run = {Generate: generate, Train: train, Export: export}[type(command)]
+        run = {Generate: generate, Train: train, Export: export, Benchmark: benchmark}[type(command)]
         run(command)
     except InputError as error:
         print(f"vidjax: error: {error}", file=sys.stderr)
@@ -145,7 +174,13 @@ def generate(command: Generate) -> None:
     from vidjax.model import load
 
     fields = dataclasses.asdict(command)
-    model = load(fields.pop("model"), dtype=fields.pop("dtype"))
+    model = load(
+        fields.pop("model"),
+        dtype=fields.pop("dtype"),
+        loras=_strengths(fields.pop("loras")),
+        loras_2=_strengths(fields.pop("loras_2")),
+        offload=fields.pop("offload"),
+    )
     stages = [("loading", time.perf_counter() - start)]
     prompt = fields.pop("prompt")
     del fields["out"]
@@ -156,6 +191,17 @@ def generate(command: Generate) -> None:
     size = f"{video.num_frames} frames of {video.frames.shape[2]}x{video.frames.shape[1]}, {video.duration:.1f} s"
     print(f"{out}: {size}")
     print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages))
+
+
+def _strengths(loras: Sequence[str]) -> dict[str, float]:
+    strengths = {}
+    for item in loras:
+        name, equals, strength = item.rpartition("=")
+        try:
+            strengths |= {name: float(strength)} if equals else {item: 1.0}
+        except ValueError:
+            raise InputError(f"loras {item}: FILE or FILE=STRENGTH is expected, the strength a number") from None
+    return strengths
 
 
 def train(command: Train) -> None:
@@ -176,6 +222,16 @@ def export(command: Export) -> None:
 
     export(command.workdir, command.out, load_config(command.config) if command.config else None)
     print(f"{command.out}: exported")
+
+
+def benchmark(command: Benchmark) -> None:
+    """``vidjax benchmark``."""
+    import json
+
+    from vidjax.benchmark import load
+
+    report = load(command.size_gb, command.dir, command.dtype)
+    print(json.dumps(dataclasses.asdict(report)) if command.json else report)
 
 
 def _keep_compiled() -> None:

@@ -32,6 +32,7 @@ def generate(
     *,
     negative_prompt: str | Sequence[str] = "",
     image: Any = None,
+    last_image: Any = None,
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
@@ -39,8 +40,10 @@ def generate(
     fps: float | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    guidance_scale_2: float | None = None,
     flow_shift: float | None = None,
     solver: str = "unipc",
+    grid: str = "folder",
     seed: int | Sequence[int] = 0,
     latents: Any = None,
     output_type: str = "video",
@@ -52,10 +55,14 @@ def generate(
     Args:
       negative_prompt: what guidance leads away from; one text, or one a prompt.
       image: the first frame (path, array or PIL image), scaled and cropped to the size of the clip.
+      last_image: the last frame, for models that are trained for it.
       height, width: pixels. ``num_frames``: ``1 + 4 n``; or ``duration`` in seconds, to the nearest such count.
       fps: frames per second of the result; it changes the speed, not what is sampled.
       num_inference_steps: 1 to 1000. guidance_scale: 1 means none. solver: ``unipc``, ``euler`` or ``heun``.
+      guidance_scale_2: the scale of the second denoiser, of models with two; where only ``guidance_scale`` is given,
+        it holds for both.
       flow_shift: above 1, more of the steps go to high noise.
+      grid: the spacing of the steps, as the published ``folder`` has it or the ``original`` repository.
       seed: clip ``i`` of a list is made from ``seed + i``, or from the ``i``-th of a list of seeds.
       latents: the starting noise [B, f, h, w, z], in place of the seed's.
       output_type: ``video``, or ``latent`` for the normalized latents [B, f, h, w, z] before decoding.
@@ -70,6 +77,7 @@ def generate(
         prompt,
         negative_prompt=negative_prompt,
         image=image,
+        last_image=last_image,
         height=height,
         width=width,
         num_frames=num_frames,
@@ -77,8 +85,10 @@ def generate(
         fps=fps,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
+        guidance_scale_2=guidance_scale_2,
         flow_shift=flow_shift,
         solver=solver,
+        grid=grid,
         seed=seed,
         latents=latents,
         output_type=output_type,
@@ -97,7 +107,7 @@ def generate(
 
 
 def make_condition(model: Model, request: Request) -> Condition:
-    """Text embeddings and given latents of a request."""
+    """Text embeddings of a request, and what its pictures give."""
     config = model.config
     texts = [*request.prompts, *request.negative_prompts]
     tokens = tokenizers.tokenize(model.tokenizer, texts)
@@ -112,10 +122,38 @@ def make_condition(model: Model, request: Request) -> Condition:
     embeddings = _encode_text(config, model.params["text_encoder"], tokens.ids, tokens.lengths)
     text, negative = jnp.split(embeddings, 2)
     given, mask = nothing_given(request.batch, config.latent_shape(request.num_frames, request.height, request.width))
-    if request.image is not None:
-        first = _encode_image(config, model.params["vae"], request.image)
-        given, mask = given.at[:, :1].set(first), mask.at[:, 0].set(True)
-    return jax.tree.map(functools.partial(_spread, model), Condition(text, negative, given, mask))
+    condition = Condition(text, negative, given, mask)
+    if request.pictures and config.pictures == "frames":
+        first = _encode_frames(config, model.params["vae"], from_uint8(jnp.asarray(request.pictures[0]))[None])
+        condition = condition._replace(given=given.at[:, :1].set(first), mask=mask.at[:, 0].set(True))
+    if request.pictures and config.pictures == "channels":
+        condition = condition._replace(channels=_batch(_picture_channels(model, request), request.batch))
+    if request.pictures and config.image_encoder is not None:
+        condition = condition._replace(image=_batch(_picture_tokens(model, request), request.batch))
+    return jax.tree.map(functools.partial(_spread, model), condition)
+
+
+def _picture_channels(model: Model, request: Request) -> Array:
+    """[1, f, h, w, e]: the pictures in an otherwise grey clip, encoded, and which frames they are."""
+    given = np.zeros(request.num_frames, bool)
+    frames = np.zeros((request.num_frames, request.height, request.width, 3), np.float32)
+    for i, picture in zip((0, -1), request.pictures, strict=False):
+        given[i], frames[i] = True, from_uint8(picture)
+    latents = _encode_frames(model.config, model.params["vae"], frames)
+    return model.config.modules.image_channels(latents, given, model.config.vae.temporal_factor)
+
+
+def _picture_tokens(model: Model, request: Request) -> Array:
+    """[1, I, E]: the image encoder's tokens of each picture, one after another."""
+    config, clip = model.config, model.config.modules.image_encoder
+    size = config.image_encoder.image_size
+    seen = jnp.concatenate([clip.preprocess(from_uint8(jnp.asarray(o))[None], size) for o in request.originals])
+    tokens = _encode_pictures(config, model.params["image_encoder"], seen)
+    return tokens.reshape(1, -1, tokens.shape[-1])
+
+
+def _batch(x: Array, batch: int) -> Array:
+    return jnp.broadcast_to(x, (batch, *x.shape[1:]))
 
 
 def sample_latents(model: Model, request: Request, condition: Condition, progress: bool = True) -> Array:
@@ -129,12 +167,12 @@ def sample_latents(model: Model, request: Request, condition: Condition, progres
         noise = jnp.asarray(request.latents)
     with tqdm(total=request.schedule.num_steps, desc="sampling", unit="step", disable=not progress) as bar:
 
-        def on_step(i: int, state: PyTree) -> None:
+        def on_step(state: PyTree) -> None:
             jax.block_until_ready(state)
             bar.update()
 
         return sample_with_progress(
-            model, _spread(model, noise), condition, request.schedule, request.guidance_scale, request.solver, on_step
+            model, _spread(model, noise), condition, request.schedule, request.guidance_scales, request.solver, on_step
         )
 
 
@@ -152,10 +190,17 @@ def _encode_text(config: ModelConfig, params: Params, ids: Array, lengths: Array
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _encode_image(config: ModelConfig, params: Params, image: Array) -> Array:
+def _encode_frames(config: ModelConfig, params: Params, frames: Array) -> Array:
+    """Normalized latents [1, f, h, w, z] of frames [F, H, W, 3] in [-1, 1]."""
     vae = config.modules.vae
-    (mean, _), _ = vae.encode_chunk(config.vae, params, None, from_uint8(image)[None, None])
+    mean, _ = vae.encode(config.vae, params, frames[None])
     return vae.normalize(config.vae, mean)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _encode_pictures(config: ModelConfig, params: Params, pictures: Array) -> Array:
+    encoder = config.modules.image_encoder
+    return encoder.encode(config.image_encoder, params, pictures, jnp.dtype(config.dtype))
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from vidjax import tokenizer as tokenizers
 from vidjax.errors import InputError, WeightsError
+from vidjax.models.clip import CLIPConfig
 from vidjax.models.families import FAMILIES, Family
 from vidjax.models.t5 import T5Config
 from vidjax.models.wan.denoiser import DenoiserConfig
@@ -19,7 +21,6 @@ from vidjax.parallel.rules import match_rules, shardings
 from vidjax.typing import Params, PyTree
 from vidjax.weights import folder, hub, lora
 
-PARTS = ("transformer", "text_encoder", "vae")
 DTYPES = ("float32", "bfloat16")
 MAX_TEXT_LENGTH = 512
 
@@ -28,8 +29,9 @@ MAX_TEXT_LENGTH = 512
 class ModelConfig:
     """Everything about a model that is known before its weights are: hashable, so that it can be a static argument.
 
-    ``expand_timesteps`` marks weights trained with one time per frame, which can be given frames.
-    ``dtype`` is what the denoiser and text encoder compute in; the autoencoder always runs in float32.
+    ``expand_timesteps`` marks weights trained with one time per frame. With a ``boundary_ratio`` there are two
+    denoisers of one form: ``transformer`` for the diffusion times from there on, ``transformer_2`` for those below.
+    ``dtype`` is what denoisers and encoders compute in; the autoencoder always runs in float32.
     """
 
     transformer: DenoiserConfig
@@ -38,7 +40,36 @@ class ModelConfig:
     sampling: SamplingDefaults
     expand_timesteps: bool
     family: str
+    image_encoder: CLIPConfig | None = None
+    boundary_ratio: float | None = None
     dtype: str = "float32"
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The configuration of each part, by the name of its folder."""
+        optional = {
+            "transformer_2": self.transformer if self.boundary_ratio is not None else None,
+            "image_encoder": self.image_encoder,
+        }
+        always = {"transformer": self.transformer, "text_encoder": self.text_encoder, "vae": self.vae}
+        return always | {name: part for name, part in optional.items() if part is not None}
+
+    @property
+    def pictures(self) -> Literal["frames", "channels"] | None:
+        """How the denoiser is given pictures: as latent frames at time 0, as channels beside the latents, or not."""
+        if self.transformer.in_channels > self.vae.z_dim:
+            return "channels"
+        return "frames" if self.expand_timesteps else None
+
+    @property
+    def num_pictures(self) -> tuple[int, int]:
+        """The fewest and the most pictures (first frame, last frame) that a clip can be made from."""
+        tokens = self.transformer.pos_embed_seq_len
+        if tokens is not None:
+            return (tokens // self.image_encoder.num_tokens,) * 2 if self.image_encoder else (1, 1)
+        if self.pictures == "channels":
+            return 1, 1 if self.image_encoder else 2
+        return 0, 1 if self.pictures == "frames" else 0
 
     @property
     def modules(self) -> Family:
@@ -58,13 +89,17 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A loaded model. ``params`` holds one tree per part; pass it to jitted functions explicitly."""
+    """A loaded model. ``params`` holds one tree per part; pass it to jitted functions explicitly.
+
+    With ``offload`` the denoisers wait in the host's memory, and come to the device one at a time.
+    """
 
     config: ModelConfig
     params: dict[str, Params]
     tokenizer: tokenizers.Tokenizer
     name: str
     mesh: Mesh | None = None
+    offload: bool = False
 
     def __repr__(self) -> str:
         count = sum(x.size for x in jax.tree.leaves(self.params))
@@ -77,6 +112,8 @@ def load(
     mesh: Mesh | None = None,
     dtype: str = "float32",
     loras: Mapping[str | Path, float] | None = None,
+    loras_2: Mapping[str | Path, float] | None = None,
+    offload: bool = False,
     revision: str | None = None,
 ) -> Model:
     """A model from the bundled weights (None), a folder in the published layout, or a Hugging Face hub id.
@@ -85,10 +122,12 @@ def load(
       mesh: devices to spread the parameters over, see ``vidjax.parallel.make_mesh``; None: the default device.
       dtype: ``float32`` or ``bfloat16``, for the denoiser and text encoder.
       loras: files of changes to the denoiser that are merged into it, each with its strength.
+      loras_2: the same for the second denoiser, of models that have one.
+      offload: keep the denoisers in the host's memory while they do not run: for two, where memory is short.
       revision: branch, tag or commit of a hub repository.
 
     Raises:
-      InputError: an unknown ``dtype``.
+      InputError: an unknown ``dtype``, or ``loras_2`` for a model with one denoiser.
       WeightsError: no such folder or repository, or its files or ``loras`` do not fit the configuration.
     """
     if dtype not in DTYPES:
@@ -97,17 +136,22 @@ def load(
     config = dataclasses.replace(read_config(path), dtype=dtype)
     tokenizer = tokenizers.load(path / "tokenizer" / "spiece.model", config.sampling.max_text_length)
     # Everything that can be wrong is found before the first gigabyte is moved.
-    for name in PARTS:
-        folder.check_part(path, name, getattr(config, name))
-    changes = lora.read(folder.abstract_params("transformer", config.transformer), (loras or {}).items())
+    for name, part in config.parts.items():
+        folder.check_part(path, name, part)
+    if loras_2 and config.boundary_ratio is None:
+        raise InputError(f"loras_2={dict(loras_2)}: {path} has one denoiser; give them as loras")
+    abstract = folder.abstract_params("transformer", config.transformer)
+    wanted = {"transformer": loras or {}, "transformer_2": loras_2 or {}}
+    changes = {name: lora.read(abstract, files.items()) for name, files in wanted.items()}
 
-    def part(name: str) -> Params:
+    def read(name: str) -> Params:
         stored = "float32" if name == "vae" else dtype
-        return folder.read_part(path, name, getattr(config, name), stored, _shardings(name, config, mesh))
+        layout = host_layout(abstract) if offload and name in wanted else part_layout(name, config, mesh)
+        params = folder.read_part(path, name, config.parts[name], stored, layout)
+        return lora.apply(params, changes[name], donate=True) if changes.get(name) else params
 
-    params = {name: part(name) for name in PARTS}
-    params["transformer"] = lora.apply(params["transformer"], changes, donate=True)
-    return Model(config, params, tokenizer, "bundled" if model is None else str(model), mesh)
+    params = {name: read(name) for name in config.parts}
+    return Model(config, params, tokenizer, "bundled" if model is None else str(model), mesh, offload)
 
 
 def bundled() -> Path:
@@ -125,34 +169,61 @@ def read_config(path: Path) -> ModelConfig:
     family = index.get("_class_name")
     if family not in FAMILIES:
         raise WeightsError(f"{path} holds a {family}; these can be loaded: {', '.join(FAMILIES)}")
-    if index.get("transformer_2", [None])[0] is not None:
-        raise WeightsError(f"{path} holds two denoisers: models with two experts cannot be run yet")
+    boundary = index.get("boundary_ratio") if _has(index, "transformer_2") else None
+    if _has(index, "transformer_2") and not (isinstance(boundary, int | float) and 0 < boundary < 1):
+        raise WeightsError(
+            f"{path / 'model_index.json'}: two denoisers need a boundary_ratio between 0 and 1, not {boundary!r}"
+        )
     transformer = folder.read_config(path, "transformer")
+    if boundary is not None and folder.read_config(path, "transformer_2") != transformer:
+        raise WeightsError(f"{path}: the config.json of transformer and transformer_2 differ; they must be of one form")
     return ModelConfig(
         transformer=transformer,
         text_encoder=folder.read_config(path, "text_encoder"),
         vae=folder.read_config(path, "vae"),
-        sampling=_sampling(path, transformer),
+        sampling=_sampling(path, transformer, boundary),
         expand_timesteps=bool(index.get("expand_timesteps", False)),
         family=family,
+        image_encoder=folder.read_config(path, "image_encoder") if _has(index, "image_encoder") else None,
+        boundary_ratio=boundary,
     )
 
 
-def _sampling(path: Path, transformer: DenoiserConfig) -> SamplingDefaults:
+def _has(index: dict[str, Any], part: str) -> bool:
+    listed = index.get(part)
+    return isinstance(listed, list) and len(listed) > 0 and listed[0] is not None
+
+
+def _sampling(path: Path, transformer: DenoiserConfig, boundary: float | None) -> SamplingDefaults:
     """The folder's own ``sampling.json``; else its authors' settings; else the scheduler's shift."""
     known = {f.name for f in dataclasses.fields(SamplingDefaults)}
     if (path / "sampling.json").exists():
         values = folder.read_json(path / "sampling.json")
         return SamplingDefaults(**{k: v for k, v in values.items() if k in known})
     for preset in PRESETS.values():
-        if preset.transformer == transformer and preset.boundary_ratio is None:
+        if preset.transformer == transformer and preset.boundary_ratio == boundary:
             return preset.sampling
     scheduler = folder.read_json(path / "scheduler" / "scheduler_config.json")
     return SamplingDefaults(flow_shift=float(scheduler.get("flow_shift", 5.0)))
 
 
-def _shardings(part: str, config: ModelConfig, mesh: Mesh | None) -> PyTree | None:
+def part_layout(part: str, config: ModelConfig, mesh: Mesh | None) -> PyTree | None:
+    """How each parameter of a part is laid out over the mesh; None: on the default device."""
     if mesh is None:
         return None
-    abstract = folder.abstract_params(part, getattr(config, part))
+    abstract = folder.abstract_params(part, config.parts[part])
     return shardings(mesh, match_rules(config.modules.rules[part], abstract), abstract)
+
+
+def host_layout(abstract: PyTree) -> PyTree:
+    """Every parameter in the host's memory."""
+    host = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    return jax.tree.map(lambda _: host, abstract)
+
+
+def denoiser_params(model: Model, part: str) -> Params:
+    """A denoiser's parameters where they are used; of an offloaded model a copy, gone when it is let go."""
+    if not model.offload:
+        return model.params[part]
+    layout = part_layout(part, model.config, model.mesh)
+    return jax.device_put(model.params[part], jax.devices()[0] if layout is None else layout)

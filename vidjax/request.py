@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vidjax.diffusion.flow import Schedule, make_schedule
+from vidjax.diffusion.flow import GRIDS, Schedule, make_schedule
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.errors import InputError
 from vidjax.image import fit_image, read_image
@@ -24,19 +24,21 @@ MAX_FPS = 1000
 class Request:
     """One call of ``generate``, complete and known to fit the model.
 
-    ``image`` is uint8 [height, width, 3]; ``latents`` float32 [B, f, h, w, z] or None.
+    ``pictures``, first frame and last, are uint8 [height, width, 3]; ``originals`` are the same before they were cut
+    to size. ``guidance_scales`` has one for each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
     """
 
     prompts: tuple[str, ...]
     negative_prompts: tuple[str, ...]
     seeds: tuple[int, ...]
-    image: np.ndarray | None
+    pictures: tuple[np.ndarray, ...]
+    originals: tuple[np.ndarray, ...]
     height: int
     width: int
     num_frames: int
     fps: float
     schedule: Schedule
-    guidance_scale: float
+    guidance_scales: tuple[float, ...]
     solver: str
     latents: np.ndarray | None
 
@@ -51,6 +53,7 @@ def make_request(
     *,
     negative_prompt: str | Sequence[str] = "",
     image: Any = None,
+    last_image: Any = None,
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
@@ -58,8 +61,10 @@ def make_request(
     fps: float | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    guidance_scale_2: float | None = None,
     flow_shift: float | None = None,
     solver: str = "unipc",
+    grid: str = "folder",
     seed: int | Sequence[int] = 0,
     latents: Any = None,
     output_type: str = "video",
@@ -75,30 +80,30 @@ def make_request(
         raise InputError("prompt=[]: at least one prompt is needed")
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type={output_type!r}: choose {' or '.join(OUTPUT_TYPES)}")
-    steps, scale, shift = sampling_settings(config, num_inference_steps, guidance_scale, flow_shift, solver)
+    schedule, scales = sampling_settings(
+        config, num_inference_steps, guidance_scale, guidance_scale_2, flow_shift, solver, grid
+    )
     fps = _number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
     height, width = _size(config, height, width)
     request = Request(
         prompts=prompts,
         negative_prompts=_negatives(negative_prompt, len(prompts)),
         seeds=_seeds(seed, len(prompts)),
-        image=None,
+        pictures=(),
+        originals=(),
         height=height,
         width=width,
         num_frames=_frames(config, num_frames, duration, fps),
         fps=fps,
-        schedule=make_schedule(steps, shift),
-        guidance_scale=scale,
+        schedule=schedule,
+        guidance_scales=scales,
         solver=solver,
         latents=None,
     )
-    if image is not None:
-        if not config.expand_timesteps:
-            raise InputError(
-                f"image: {model.name} was trained with one time per clip and cannot be given a first frame; "
-                "the bundled model and Wan 2.2 TI2V can"
-            )
-        request = dataclasses.replace(request, image=fit_image(read_image(image), height, width))
+    _check_pictures(model, image, last_image, request.num_frames)
+    originals = tuple(read_image(source) for source in (image, last_image) if source is not None)
+    pictures = tuple(fit_image(picture, height, width) for picture in originals)
+    request = dataclasses.replace(request, pictures=pictures, originals=originals)
     if latents is not None:
         request = dataclasses.replace(request, latents=_latents(config, request, latents))
     return request
@@ -108,25 +113,50 @@ def sampling_settings(
     config: ModelConfig,
     num_inference_steps: int | None,
     guidance_scale: float | None,
+    guidance_scale_2: float | None,
     flow_shift: float | None,
     solver: str,
-) -> tuple[int, float, float]:
-    """Steps, guidance scale and flow shift, completed with the model's defaults.
+    grid: str,
+) -> tuple[Schedule, tuple[float, ...]]:
+    """The schedule, and the guidance scale of each denoiser, completed with the model's defaults.
 
     Raises:
-      InputError: one of them is out of range, or there is no such solver.
+      InputError: a number is out of range, there is no such solver or grid, or no second denoiser.
     """
     defaults = config.sampling
-    if solver not in tuple(SOLVERS):
-        raise InputError(f"solver={solver!r}: choose one of {', '.join(SOLVERS)}")
+    for name, value, known in (("solver", solver, tuple(SOLVERS)), ("grid", grid, GRIDS)):
+        if value not in known:
+            raise InputError(f"{name}={value!r}: choose one of {', '.join(known)}")
     steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
     scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
+    scales = (_number("guidance_scale", scale, 0, 1000),)
+    if config.boundary_ratio is not None:
+        # The model's own second scale goes with its own first.
+        own = defaults.guidance_scale_2 if guidance_scale is None else None
+        second = next(value for value in (guidance_scale_2, own, scale) if value is not None)
+        scales += (_number("guidance_scale_2", second, 0, 1000),)
+    elif guidance_scale_2 is not None:
+        raise InputError(f"guidance_scale_2={guidance_scale_2!r}: this model has one denoiser; give guidance_scale")
     shift = defaults.flow_shift if flow_shift is None else flow_shift
-    return (
-        _whole("num_inference_steps", steps, 1, MAX_STEPS),
-        _number("guidance_scale", scale, 0, 1000),
-        _number("flow_shift", shift, 0.01, 1000),
+    schedule = make_schedule(
+        _whole("num_inference_steps", steps, 1, MAX_STEPS), _number("flow_shift", shift, 0.01, 1000), grid
     )
+    return schedule, scales
+
+
+def _check_pictures(model: Model, image: Any, last_image: Any, num_frames: int) -> None:
+    fewest, most = model.config.num_pictures
+    given = [name for name, value in (("image", image), ("last_image", last_image)) if value is not None]
+    wanted = ("no picture", "image", "image and last_image")
+    if given == ["last_image"]:
+        raise InputError("last_image without image: give the first frame too")
+    if len(given) > most:
+        able = "the bundled model and Wan's image-to-video models" if most == 0 else "Wan's first-and-last-frame models"
+        raise InputError(f"{given[-1]}: {model.name} takes {wanted[most]}; {able} can be given it")
+    if len(given) < fewest:
+        raise InputError(f"{model.name} makes clips from pictures: it needs {wanted[fewest]}")
+    if len(given) == 2 and num_frames == 1:
+        raise InputError("num_frames=1: a clip from image to last_image has at least 5 frames")
 
 
 def _prompts(prompt: str | Sequence[str]) -> tuple[str, ...]:

@@ -3,11 +3,12 @@
 import functools
 import html
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,12 +22,19 @@ CHARACTERS = "\u2581abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"-()/&%"
 MAX_CHARACTERS = 100_000
 """Longer prompts are cut before they are cleaned: no model reads so much."""
 
+EXTRA_IDS = 100
+"""T5's number of marks ``<extra_id_N>``, where ``tokenizer_config.json`` gives none; UMT5 has 300."""
+
 
 class Tokenizer(NamedTuple):
-    """A sentencepiece model (its bytes) and the number of tokens the text encoder reads, end mark included."""
+    """A sentencepiece model (its bytes) and the number of tokens the text encoder reads, end mark included.
+
+    ``extra_ids``: marks ``<extra_id_N>`` whose ids follow the model's own, the last mark first.
+    """
 
     spiece: bytes
     max_length: int
+    extra_ids: int = 0
 
 
 class Tokens(NamedTuple):
@@ -38,27 +46,64 @@ class Tokens(NamedTuple):
 
 
 def load(path: Path, max_length: int) -> Tokenizer:
-    """A tokenizer from a ``spiece.model`` file.
+    """A tokenizer from a ``spiece.model`` file, and ``extra_ids`` of the ``tokenizer_config.json`` beside it.
 
     Raises:
-      WeightsError: missing, or not a sentencepiece model.
+      WeightsError: missing, or not a sentencepiece model, or a configuration that cannot be read.
     """
+    from google.protobuf.message import DecodeError
+
     try:
-        tokenizer = Tokenizer(path.read_bytes(), max_length)
-        processor(tokenizer)
+        spiece = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"{path} is missing: the tokenizer's sentencepiece model is expected there") from error
-    except RuntimeError as error:
+    tokenizer = Tokenizer(spiece, max_length, _extra_ids(path.with_name("tokenizer_config.json")))
+    try:
+        processor(tokenizer)
+    except (DecodeError, RuntimeError) as error:
         raise WeightsError(f"{path} is not a sentencepiece model") from error
     return tokenizer
 
 
-@functools.lru_cache(maxsize=8)
-def processor(tokenizer: Tokenizer):
-    """The sentencepiece processor, built once: training encodes one caption at a time."""
-    import sentencepiece
+def _extra_ids(path: Path) -> int:
+    """The number of marks ``<extra_id_N>`` in a tokenizer's configuration; T5's own where there is none."""
+    if not path.exists():
+        return EXTRA_IDS
+    try:
+        count = json.loads(path.read_text(encoding="utf-8")).get("extra_ids", EXTRA_IDS)
+    except (AttributeError, ValueError) as error:
+        raise WeightsError(f"{path} is not a tokenizer's configuration: a JSON object is expected there") from error
+    if not isinstance(count, int) or count < 0:
+        raise WeightsError(f"extra_ids of {path} must be a number of marks, not {count!r}")
+    return count
 
-    return sentencepiece.SentencePieceProcessor(model_proto=tokenizer.spiece)
+
+def processor(tokenizer: Tokenizer):
+    """The sentencepiece processor: encodes text in which no special piece is left."""
+    return _model(tokenizer)[0]
+
+
+@functools.lru_cache(maxsize=8)
+def _model(tokenizer: Tokenizer) -> tuple[Any, dict[str, int]]:
+    """The processor and the ids of the special pieces, built once: training encodes one caption at a time.
+
+    The published pipeline loads transformers' fast tokenizer, which differs from sentencepiece: a run of unknown
+    characters is one unknown token, not bytes, and every other piece can be matched, bytes and marks too. The unknown
+    token is the model's own, 3 in UMT5, as with transformers 4; transformers 5 has 2 built in, ``<s>`` in UMT5.
+    """
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.spiece)
+    model.trainer_spec.byte_fallback = False
+    kind = sentencepiece_model_pb2.ModelProto.SentencePiece
+    for i in reversed(range(tokenizer.extra_ids)):
+        model.pieces.add(piece=f"<extra_id_{i}>", score=0.0, type=kind.CONTROL)
+    special = {p.piece: i for i, p in enumerate(model.pieces) if p.type in (kind.CONTROL, kind.UNKNOWN)}
+    for piece in model.pieces:
+        if piece.type != kind.UNKNOWN:
+            piece.type = kind.NORMAL
+    return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString()), special
 
 
 def clean(text: str) -> str:
@@ -74,16 +119,29 @@ def tokenize(tokenizer: Tokenizer, prompts: Sequence[str]) -> Tokens:
     Raises:
       InputError: a prompt that is not text.
     """
-    encoder = processor(tokenizer)
     rows, cut = [], []
     for prompt in prompts:
         if not isinstance(prompt, str):
             raise InputError(f"a prompt must be text, not {type(prompt).__name__}")
-        ids = encoder.encode(clean(prompt[:MAX_CHARACTERS]))
+        ids = _encode(tokenizer, clean(prompt[:MAX_CHARACTERS]))
         kept = ids[: tokenizer.max_length - 1]
         cut.append(len(ids) - len(kept))
         rows.append([*kept, EOS])
     return Tokens(*pad(rows, tokenizer.max_length), tuple(cut))
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of clean text, without the end mark. A special piece is one token wherever it is typed, inside a word too."""
+    encoder, special = _model(tokenizer)
+    ids = []
+    for part in re.split(f"({'|'.join(map(re.escape, special))})", text):
+        if part in special:
+            ids.append(special[part])
+        else:
+            # One by one: the float32 sum of scores over a long text would round, and break near ties differently.
+            for word in part.split():
+                ids += encoder.encode(word)
+    return ids
 
 
 def pad(rows: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:

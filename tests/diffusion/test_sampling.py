@@ -9,7 +9,7 @@ import pytest
 
 from vidjax.diffusion import flow
 from vidjax.diffusion.guidance import classifier_free
-from vidjax.diffusion.sampling import sample, sample_on_host, walk
+from vidjax.diffusion.sampling import sample, steps, walk, walk_on_host
 from vidjax.diffusion.solvers import SOLVERS
 
 
@@ -23,13 +23,13 @@ def test_scan_equals_host_loop(name):
     whole = jax.jit(lambda x: sample(velocity, x, schedule, solver))(x)
     step = jax.jit(functools.partial(walk, velocity, solver=solver))
     seen = []
-    found = sample_on_host(
-        lambda s, r: step(s, rows=r), x, schedule, solver, lambda i, state: seen.append((i, state.x))
+    found = walk_on_host(
+        lambda s, r: step(s, rows=r), solver.init(x), solver.plan(schedule), lambda state: seen.append(state.x)
     )
-    np.testing.assert_array_equal(found, whole)
-    assert [i for i, _ in seen] == list(range(6))
-    np.testing.assert_array_equal(seen[-1][1], whole)
-    assert not np.array_equal(seen[0][1], whole)
+    np.testing.assert_array_equal(found.x, whole)
+    assert len(seen) == 6
+    np.testing.assert_array_equal(seen[-1], whole)
+    assert not np.array_equal(seen[0], whole)
     assert step._cache_size() == 1, "every step must run the same compiled program"
 
 
@@ -39,8 +39,8 @@ def test_walk_in_pieces():
     x = jax.random.normal(jax.random.key(0), (1, 1, 2, 2, 1))
     velocity = lambda x, t: jnp.sin(x) * t  # noqa: E731
     rows = jax.tree.map(jnp.asarray, solver.plan(schedule))
-    first, second = (jax.tree.map(lambda row, s=s: row[s], rows) for s in (slice(0, 2), slice(2, 6)))
-    state = walk(velocity, walk(velocity, solver.init(x), first, solver), second, solver)
+    state = walk(velocity, solver.init(x), steps(rows, 0, 2), solver)
+    state = walk(velocity, state, steps(rows, 2, 6), solver)
     np.testing.assert_allclose(state.x, sample(velocity, x, schedule, solver), atol=1e-6)
 
 

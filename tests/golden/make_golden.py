@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 HERE = Path(__file__).parent
 
@@ -75,6 +75,16 @@ def autoencoder(seed: int, height: int, width: int, **config: Any) -> Reference:
         "decoded": channels_last(decoded),
     }
     return Reference("vae", module, arrays)
+
+
+def decoded(module: AutoencoderKLWan, latents: torch.Tensor) -> np.ndarray:
+    """Frames [F, H, W, 3] in [0, 1] of normalized latents, as the published pipelines decode them."""
+    mean, std = (
+        torch.tensor(v).reshape(1, -1, 1, 1, 1) for v in (module.config.latents_mean, module.config.latents_std)
+    )
+    with torch.no_grad():
+        frames = module.decode(latents * std + mean).sample
+    return channels_last(frames / 2 + 0.5).clip(0, 1)[0]
 
 
 def vae_2_1(seed: int) -> Reference:
@@ -137,7 +147,19 @@ def text_encoder(seed: int, vocab_size: int = 40) -> Reference:
     )
 
 
-REFERENCES = {f.__name__: f for f in (vae_2_1, vae_2_2, denoiser_text, denoiser_image, text_encoder)}
+def image_encoder(seed: int) -> Reference:
+    """Two preprocessed pictures of four patches each."""
+    sizes = {"hidden_size": 20, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    torch.manual_seed(seed)
+    config = CLIPVisionConfig(**sizes, image_size=28, patch_size=14, hidden_act="gelu")
+    module = randomized(CLIPVisionModel(config), seed)
+    pictures = numbers(seed)(2, 28, 28, 3)
+    with torch.no_grad():
+        states = module(channels_first(pictures), output_hidden_states=True).hidden_states
+    return Reference("image_encoder", module, {"pictures": pictures, "tokens": states[-2].numpy()})
+
+
+REFERENCES = {f.__name__: f for f in (vae_2_1, vae_2_2, denoiser_text, denoiser_image, text_encoder, image_encoder)}
 
 
 def walk(num_steps: int, shift: float, x: np.ndarray, mix: np.ndarray) -> dict[str, np.ndarray]:

@@ -23,8 +23,7 @@ def test_the_reference_pipeline_makes_the_same_clip():
     settings = {"height": 64, "width": 64, "num_frames": 17, "num_inference_steps": 10, "guidance_scale": 3.5}
     ours = vidjax.generate(model, PROMPT, latents=noise, output_type="latent", progress=False, **settings)
 
-    # The pipeline's own per-token times assume patches of 2 x 2; one time for the clip says the same here.
-    pipeline = WanPipeline.from_pretrained(bundled(), torch_dtype=torch.float32, expand_timesteps=False)
+    pipeline = WanPipeline.from_pretrained(bundled(), torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
         PROMPT,

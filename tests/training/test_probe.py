@@ -49,3 +49,27 @@ def test_left_out_captions_do_not_count():
     np.testing.assert_allclose(probe.loss(params, text, lengths, some), expected, rtol=1e-5)
     none = probe.loss(params, text, lengths, jnp.full_like(some, -1))
     np.testing.assert_array_equal(none, (0.0, 0.0))
+
+
+def test_pretraining_makes_an_encoder_tell_the_factors():
+    """Without it the denoiser meets words that all mean the same, and learns to leave them alone."""
+    rng = np.random.default_rng(0)
+    factors = jnp.asarray(np.stack([probe.labels(training_scene(0, i)) for i in range(64)]))
+    tokens = jnp.cumsum(jnp.array([0, *probe.HEADS[:-1]])) + factors  # one word for each factor
+    lengths = jnp.full(64, tokens.shape[1])
+    params = {
+        "text_encoder": jnp.asarray(0.02 * rng.standard_normal((sum(probe.HEADS), 32)), jnp.float32),
+        "probe": probe.init(32, jax.random.key(0)),
+    }
+
+    def encode(params, tokens, lengths):
+        return params["text_encoder"][tokens]
+
+    def share(params):
+        return probe.loss(params["probe"], encode(params, tokens, lengths), lengths, factors)[1]
+
+    captions, key = probe.Captions(tokens, lengths, factors), jax.random.key(1)
+    learnt = jax.jit(lambda p: probe.pretrain(encode, p, captions, key, steps=150, learning_rate=0.03))(params)
+    assert share(params) < 0.4
+    assert share(learnt) > 0.95
+    assert not np.allclose(learnt["text_encoder"], params["text_encoder"])

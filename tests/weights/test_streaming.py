@@ -8,7 +8,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, SingleDeviceSharding
 from safetensors.numpy import load_file, save_file
 
 import vidjax
@@ -20,6 +20,7 @@ from vidjax.models.wan.weights import abstract_params
 from vidjax.parallel import make_mesh
 from vidjax.parallel.rules import match_rules, shardings
 from vidjax.weights import folder
+from vidjax.weights.tensor_file import all_finite, read_tensor
 
 TINY = DenoiserConfig(
     num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=8, freq_dim=8, ffn_dim=32,
@@ -45,15 +46,36 @@ def weights(path, part="transformer"):
     return next((path / part).glob("*.safetensors"))
 
 
+def elsewhere(part="transformer", config=TINY):
+    """Shardings that ask for a device; without, on a CPU, all is read to where it stays."""
+    return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[1]), abstract_params(part, config))
+
+
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
 def test_streamed_equals_stacked(stored, monkeypatch, dtype):
-    """Which way a parameter takes depends on its size alone."""
-    streamed = folder.read_part(stored, "transformer", TINY, dtype)
+    """Which way a parameter takes depends on its size and the device alone."""
+    streamed = folder.read_part(stored, "transformer", TINY, dtype, elsewhere())
     monkeypatch.undo()
-    stacked = folder.read_part(stored, "transformer", TINY, dtype)
+    stacked = folder.read_part(stored, "transformer", TINY, dtype, elsewhere())
+    in_place = folder.read_part(stored, "transformer", TINY, dtype)
     jax.tree.map(np.testing.assert_array_equal, streamed, stacked)
+    jax.tree.map(np.testing.assert_array_equal, streamed, in_place)
     expected = jax.tree.map(lambda x: x.astype(dtype or np.float32), params())
     jax.tree.map(np.testing.assert_array_equal, stacked, expected)
+
+
+def test_read_in_pieces(stored, monkeypatch):
+    """Where a piece ends must leave no trace."""
+    for name, value in {"BLOCK_BYTES": 5 * 4 * 24, "CACHED_ROWS": 2, "CACHED_VALUES": 3}.items():
+        monkeypatch.setattr(folder, name, value)
+    jax.tree.map(np.testing.assert_array_equal, folder.read_part(stored, "transformer", TINY), params())
+
+
+def test_parameters_can_be_donated(stored):
+    """They may lie in memory of numpy's, which a program that updates them in place must not hand back twice."""
+    found = folder.read_part(stored, "transformer", TINY)
+    doubled = jax.jit(lambda p: jax.tree.map(lambda x: 2 * x, p), donate_argnums=0)(found)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, 2 * y), doubled, params())
 
 
 @pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
@@ -79,30 +101,63 @@ def test_split_over_devices(stored):
     assert isinstance(kernel.sharding, NamedSharding)
 
 
-def test_not_finite(stored):
-    """One NaN makes a black video after minutes of work; here it is found on the device."""
+@pytest.mark.parametrize("layout", [elsewhere, lambda: None], ids=["streamed", "in place"])
+def test_not_finite(stored, layout):
+    """One NaN makes a black video after minutes of work."""
     path = weights(stored)
     tensors = load_file(path)
     tensors["blocks.2.ffn.net.0.proj.weight"][3, 4] = np.nan
     save_file(tensors, path)
     with pytest.raises(WeightsError, match=r"not finite: blocks.2.ffn.net.0.proj.weight"):
-        folder.read_part(stored, "transformer", TINY)
+        folder.read_part(stored, "transformer", TINY, shardings=layout())
 
 
-def test_host_holds_one_tensor(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_every_kind_of_not_finite(kind):
+    """Told from the bits, which every type lays out in its own way."""
+    largest = np.array([[0, -1], [ml_dtypes.finfo(kind).max, ml_dtypes.finfo(kind).min]], kind)
+    assert all_finite(largest)
+    assert all_finite(np.empty((0, 2), kind))
+    for wrong in (np.inf, -np.inf, np.nan, -np.nan):
+        values = largest.copy()
+        values[1, 0] = wrong
+        assert not all_finite(values)
+
+
+def test_cut_short_while_being_read(stored):
+    """A download that is still going on may replace a file after its header was read."""
+    entry = folder.check_part(stored, "transformer", TINY)["proj_out.weight"]
+    path = weights(stored)
+    path.write_bytes(path.read_bytes()[: entry.offset + 1])
+    with pytest.raises(WeightsError, match="has become shorter than its header says"):
+        read_tensor(entry)
+    path.unlink()
+    with pytest.raises(WeightsError, match="cannot be read: No such file"):
+        read_tensor(entry)
+
+
+def test_host_holds_two_tensors(tmp_path, monkeypatch):
     """The 14B model is larger than the memory of the hosts that feed its devices."""
     config = T5Config(vocab_size=2, d_model=256, d_kv=4, d_ff=1024, num_layers=12, num_heads=2)
     largest = 4 * 256 * 1024
     ones = jax.tree.map(lambda x: np.ones(x.shape, np.float32), abstract_params("text_encoder", config))
     folder.write_part(tmp_path, "text_encoder", config, ones)
     monkeypatch.setattr(folder, "STREAMED_BYTES", largest)
-    folder.read_part(tmp_path, "text_encoder", config, "bfloat16")  # compiled outside of what is measured
+    read = functools.partial(folder.read_part, tmp_path, "text_encoder", config, "bfloat16")
+    layout = elsewhere("text_encoder", config)
+    read(shardings=layout)  # compiled outside of what is measured
     tracemalloc.start()
-    found = folder.read_part(tmp_path, "text_encoder", config, "bfloat16")
+    found = read(shardings=layout)
+    peak = tracemalloc.get_traced_memory()[1]
+    size = sum(x.nbytes for x in jax.tree.leaves(found))
+    assert size > 15 * largest
+    assert peak < 4 * largest
+    # Where the host's memory is the device's: the result, and what the readers have in hand.
+    tracemalloc.reset_peak()
+    read()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert sum(x.nbytes for x in jax.tree.leaves(found)) > 15 * largest
-    assert peak < 4 * largest
+    assert peak < size + 4 * largest
 
 
 def header(text: bytes, length: int | None = None) -> bytes:
@@ -156,7 +211,7 @@ def test_nothing_is_moved_before_all_is_checked(tiny_folder, tmp_path, monkeypat
     path = weights(copy, part)
     path.write_bytes(path.read_bytes()[:-1])
     moved = []
-    monkeypatch.setattr(folder, "read_tensor", moved.append)
+    monkeypatch.setattr(folder, "read_rows", lambda entry, *rows: moved.append(entry))
     with pytest.raises(WeightsError, match="is damaged"):
         vidjax.load(copy)
     assert not moved

@@ -13,13 +13,16 @@ class Condition(NamedTuple):
     """Every task is one of these: some latent frames are given (at time 0), the others are noise.
 
     ``text`` and ``negative`` are embeddings of the prompt and of the negative prompt; ``given`` holds normalized
-    latents where ``mask`` is true, and says the size of the clip.
+    latents where ``mask`` is true, and says the size of the clip. Models that were trained with one time per clip
+    see what is given as ``channels`` beside the latents instead, and some of them as tokens of an image encoder.
     """
 
     text: Float[Array, "B L D"]
     negative: Float[Array, "B L D"]
     given: Float[Array, "B f h w c"]
     mask: Bool[Array, "B f"]
+    channels: Float[Array, "B f h w e"] | None = None
+    image: Float[Array, "B I E"] | None = None
 
 
 def nothing_given(batch: int, shape: tuple[int, int, int, int]) -> tuple[Array, Array]:

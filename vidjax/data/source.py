@@ -44,6 +44,10 @@ class ClipData:
         """One of the captions of an example."""
         return caption(self.scene(example), rng)
 
+    def scenes(self, count: int) -> list[Scene]:
+        """The first training scenes; nothing is rendered."""
+        return [training_scene(self.seed, i) for i in range(count)]
+
     def captions(self, count: int) -> list[str]:
-        """Captions of the first training scenes; nothing is rendered."""
-        return [caption(training_scene(self.seed, i), np.random.default_rng((self.seed, i))) for i in range(count)]
+        """A caption of each of the first training scenes."""
+        return [caption(scene, np.random.default_rng((self.seed, i))) for i, scene in enumerate(self.scenes(count))]

@@ -3,7 +3,7 @@
 ``x_t = (1 - t) x_0 + t noise`` with velocity ``v = noise - x_0`` (Lipman et al., 2210.02747; Liu et al., 2209.03003).
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from vidjax.typing import Array, Float
 
 Grid = Literal["folder", "original"]
+GRIDS = get_args(Grid)
 
 TRAIN_STEPS = 1000
 

@@ -28,21 +28,19 @@ def walk(velocity: Velocity, state: PyTree, rows: PyTree, solver: Solver) -> PyT
     return lax.scan(body, state, rows)[0]
 
 
-def sample_on_host(
-    step: Callable[[PyTree, PyTree], PyTree],
-    x: Float[Array, "B f h w c"],
-    schedule: Schedule,
-    solver: Solver,
-    on_step: Callable[[int, PyTree], None] = lambda i, state: None,
-) -> Float[Array, "B f h w c"]:
-    """Latents from noise ``x``, one call of ``step(state, row)`` a step.
+def walk_on_host(
+    step: Callable[[PyTree, PyTree], PyTree], state: PyTree, rows: PyTree, on_step: Callable[[PyTree], None]
+) -> PyTree:
+    """What ``walk`` computes, one call of ``step(state, row)`` a step.
 
-    ``step`` is ``walk`` with the rows of one step, jitted once by the caller; ``on_step(i, state)`` is called
-    after step ``i``, counted from 0.
+    ``step`` is ``walk`` with the rows of one step, jitted once by the caller; ``on_step(state)`` is called after each.
     """
-    rows = solver.plan(schedule)
-    state = solver.init(x)
-    for i in range(schedule.num_steps):
-        state = step(state, jax.tree.map(lambda row, i=i: row[i : i + 1], rows))
-        on_step(i, state)
-    return state.x
+    for i in range(len(jax.tree.leaves(rows)[0])):
+        state = step(state, steps(rows, i, i + 1))
+        on_step(state)
+    return state
+
+
+def steps(rows: PyTree, first: int, last: int) -> PyTree:
+    """The rows of some of the steps of a plan."""
+    return jax.tree.map(lambda row: row[first:last], rows)

@@ -1,19 +1,23 @@
 """The model families: what a published folder's pipeline name stands for."""
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
 from vidjax.models import clip, t5
 from vidjax.models.wan import denoiser, sharding, vae
+from vidjax.models.wan.image_channels import image_channels
+from vidjax.typing import Array
 
 
 class Family(NamedTuple):
-    """The modules of a family's parts, and the sharding rules of each part."""
+    """The modules of a family's parts, how its denoisers see pictures, and the sharding rules of each part."""
 
     text_encoder: ModuleType
     image_encoder: ModuleType
     denoiser: ModuleType
     vae: ModuleType
+    image_channels: Callable[..., Array]
     rules: dict[str, tuple]
 
 
@@ -22,6 +26,7 @@ WAN = Family(
     image_encoder=clip,
     denoiser=denoiser,
     vae=vae,
+    image_channels=image_channels,
     rules={
         "transformer": sharding.DENOISER_RULES,
         "transformer_2": sharding.DENOISER_RULES,
@@ -31,4 +36,4 @@ WAN = Family(
     },
 )
 
-FAMILIES = {"WanPipeline": WAN}
+FAMILIES = {"WanPipeline": WAN, "WanImageToVideoPipeline": WAN}

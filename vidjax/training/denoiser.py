@@ -38,7 +38,8 @@ class DenoiserTask:
       caption_dropout: share of captions left out, for guidance.
       time_shift: mean of the normal whose logistic is the diffusion time.
       given_share: share of clips whose first frames are given at time 0.
-      probe_weight: weight of a loss that has the text encoder tell the caption's factors.
+      text_steps: steps that the text encoder learns alone, at first, to tell the factors of captions.
+      probe_weight: weight of that loss beside the denoiser's, afterwards.
     """
 
     vae: str
@@ -49,7 +50,8 @@ class DenoiserTask:
     caption_dropout: float = 0.1
     time_shift: float = 0.7
     given_share: float = 0.3
-    probe_weight: float = 0.1
+    text_steps: int = 300
+    probe_weight: float = 0.3
     eval_clips: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: denoiser.Remat = "none"
@@ -82,7 +84,7 @@ class DenoiserTask:
         model = dataclasses.replace(self.model, num_layers=2, num_attention_heads=2, ffn_dim=64)
         text = dataclasses.replace(self.text, num_layers=1, d_ff=32)
         data = dataclasses.replace(self.data, num_clips=32, num_test_clips=8)
-        return dataclasses.replace(self, model=model, text=text, data=data, eval_clips=4)
+        return dataclasses.replace(self, model=model, text=text, data=data, eval_clips=4, text_steps=2)
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         """Learned from captions of the training scenes."""
@@ -94,15 +96,18 @@ class DenoiserTask:
         return dataclasses.replace(self.text, vocab_size=vocabulary)
 
     def init(self, key: Array) -> Params:
-        """Random parameters; the last projection starts at zero, as does what it predicts."""
-        keys = jax.random.split(key, 3)
+        """Random parameters, the text encoder's after learning alone; the last projection starts at zero."""
+        keys = jax.random.split(key, 4)
         transformer = denoiser.init(self.model, keys[0])
         transformer["proj_out"] = jax.tree.map(jnp.zeros_like, transformer["proj_out"])
-        return {
-            "transformer": transformer,
+        text = {
             "text_encoder": t5.init(self.text_config(), keys[1]),
             "probe": probe.init(self.text.d_model, keys[2]),
         }
+        if self.text_steps:
+            captions = _probe_captions(self.data, self.tokenizer())
+            text = probe.pretrain(self.encode_text, text, captions, keys[3], self.text_steps)
+        return {"transformer": transformer, **text}
 
     def transform(self, tokenizer: tokenizers.Tokenizer, example: dict, rng: np.random.Generator) -> dict[str, Any]:
         """Latents, the tokens of one of the scene's captions, and the factors it tells (-1: caption left out)."""
@@ -157,6 +162,13 @@ class DenoiserTask:
 @functools.lru_cache(maxsize=4)
 def _train_tokenizer(data: ClipData, captions: int, max_length: int) -> tokenizers.Tokenizer:
     return tokenizers.train(data.captions(captions), max_length)
+
+
+@functools.lru_cache(maxsize=4)
+def _probe_captions(data: ClipData, tokenizer: tokenizers.Tokenizer) -> probe.Captions:
+    tokens = tokenizers.tokenize(tokenizer, data.captions(data.num_clips))
+    factors = np.stack([probe.labels(scene) for scene in data.scenes(data.num_clips)])
+    return probe.Captions(tokens.ids, tokens.lengths, factors)
 
 
 def given_frames(key: Array, batch: int, frames: int, share: float) -> Bool[Array, "B f"]:

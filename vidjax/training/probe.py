@@ -1,7 +1,11 @@
 """A probe on the text encoder: linear heads that tell the factors of a scene from its caption.
 
-It gives the text encoder a reason to tell words apart before the denoiser can use them; nothing of it is exported.
+It gives the text encoder a reason to tell words apart before the denoiser can use them: first by itself, then
+beside the denoiser's loss. Nothing of it is exported.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,3 +51,37 @@ def loss(
     right = jnp.stack([p.argmax(-1) for p in parts], axis=1) == target
     count = jnp.maximum(known.sum(), 1)
     return jnp.where(known, entropy, 0).sum() / count, jnp.where(known, right, False).sum() / count
+
+
+class Captions(NamedTuple):
+    """Captions as tokens, with the factors they tell."""
+
+    tokens: Int[np.ndarray, "captions L"]
+    lengths: Int[np.ndarray, "captions"]
+    factors: Int[np.ndarray, "captions heads"]
+
+
+def pretrain(
+    encode: Callable[[Params, Array, Array], Float[Array, "B L D"]],
+    params: Params,
+    captions: Captions,
+    key: Array,
+    steps: int,
+    batch: int = 128,
+    learning_rate: float = 2e-3,
+) -> Params:
+    """``params`` (a text encoder for ``encode(params, tokens, lengths)``, and ``probe``) after Adam; traceable."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, max(steps, 1)))
+    captions = jax.tree.map(jnp.asarray, captions)
+
+    def step(state, key):
+        params, moments = state
+        rows = jax.tree.map(lambda x: x[jax.random.randint(key, (batch,), 0, len(x))], captions)
+
+        def objective(params: Params) -> Array:
+            return loss(params["probe"], encode(params, rows.tokens, rows.lengths), rows.lengths, rows.factors)[0]
+
+        updates, moments = optimizer.update(jax.grad(objective)(params), moments)
+        return (optax.apply_updates(params, updates), moments), None
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key, steps))[0][0]

@@ -7,8 +7,11 @@ All mistakes that headers show are listed in one error, before anything is put o
 import dataclasses
 import functools
 import json
+import math
 import os
 import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,22 @@ from vidjax.models import clip, t5
 from vidjax.models.wan import denoiser, vae
 from vidjax.models.wan.weights import Tensor, abstract_params, published_tree, spellings
 from vidjax.typing import Array, Int, Params, PyTree
-from vidjax.weights.tensor_file import DTYPES, Entry, listed, read_header, read_tensor
+from vidjax.weights.tensor_file import DTYPES, Entry, all_finite, listed, read_header, read_rows
 
 MAX_SHARD_BYTES = 10 * 10**9
 
 STREAMED_BYTES = 64 * 2**20
 """A larger stacked parameter is put together on the device, so that the host never holds it; stacking is faster."""
+
+READERS = 4
+"""Threads that read, check and cast: while one waits for the disk, others work."""
+
+BLOCK_BYTES = 4 * 2**20
+"""What a thread reads in one go, a few rows at a time."""
+
+CACHED_ROWS = 64
+CACHED_VALUES = 2**16
+"""How many rows at least, or values of short rows, are cast and transposed together, in the processor's cache."""
 
 FILE_NAME = {"text_encoder": "model", "image_encoder": "model"}
 CLASS_NAME = {
@@ -110,7 +123,9 @@ def check_part(folder: Path, part: str, config: Any) -> dict[str, Entry]:
 def read_part(
     folder: Path, part: str, config: Any, dtype: DTypeLike | None = None, shardings: PyTree | None = None
 ) -> Params:
-    """Parameters of a part, on the device. The host never holds more than a large tensor, or a few small ones.
+    """Parameters of a part, on the device. The host never holds more than two large tensors, or a few small ones.
+
+    On a CPU without ``shardings``, where the host's memory is the device's, all is read to where it stays.
 
     Args:
       dtype: what tensors are cast to; None keeps the stored type.
@@ -123,39 +138,98 @@ def read_part(
     entries = check_part(folder, part, config)
     tree = published_tree(abstract)
 
-    def leaf(path: tuple[Any, ...], spec: jax.ShapeDtypeStruct, sharding: Sharding | None = None) -> Array:
-        tensors = tree[tuple(key.key for key in path)]
-        sources = [(tensor, entries[tensor.name]) for tensor in tensors]
-        kept = jnp.dtype(dtype or jnp.result_type(*{DTYPES[entry.dtype] for _, entry in sources}))
-        stacked = tensors[0].layer is not None
-        if stacked and spec.size * kept.itemsize > STREAMED_BYTES:
-            return _read_streamed(sources, spec.shape, kept, sharding)
-        parts = [tensor.from_published(_read_finite(entry)) for tensor, entry in sources]
-        return _to_device(np.stack(parts) if stacked else parts[0], kept, sharding)
+    def sources(path: tuple[Any, ...]) -> list[tuple[Tensor, Entry]]:
+        return [(tensor, entries[tensor.name]) for tensor in tree[tuple(key.key for key in path)]]
 
-    return jax.tree_util.tree_map_with_path(leaf, abstract, *([] if shardings is None else [shardings]))
+    def kept(path: tuple[Any, ...]) -> np.dtype:
+        return jnp.dtype(dtype or jnp.result_type(*{DTYPES[entry.dtype] for _, entry in sources(path)}))
+
+    def leaf(path: tuple[Any, ...], spec: jax.ShapeDtypeStruct, sharding: Sharding | None = None) -> Array:
+        stacked = sources(path)[0][0].layer is not None
+        if stacked and spec.size * kept(path).itemsize > STREAMED_BYTES:
+            return _read_streamed(readers, sources(path), spec.shape, kept(path), sharding)
+        value = _empty(spec.shape, kept(path))
+        _fill(readers, [(_as_published(value, tensor), entry) for tensor, entry in sources(path)])
+        return _to_device(value, sharding)
+
+    with ThreadPoolExecutor(READERS) as readers:
+        if shardings is not None or jax.default_backend() != "cpu":
+            return jax.tree_util.tree_map_with_path(leaf, abstract, *([] if shardings is None else [shardings]))
+        params = jax.tree_util.tree_map_with_path(lambda path, spec: _empty(spec.shape, kept(path)), abstract)
+        values = jax.tree_util.tree_leaves_with_path(params)
+        _fill(readers, [(_as_published(v, tensor), entry) for path, v in values for tensor, entry in sources(path)])
+        return jax.device_put(params)
+
+
+def _fill(readers: ThreadPoolExecutor, targets: list[tuple[np.ndarray, Entry]]) -> None:
+    """Reads tensors into views that have their order of axes, block by block in the order of the files."""
+    blocks = []
+    for view, entry in sorted(targets, key=lambda target: (target[1].path, target[1].offset)):
+        rows = max(1, BLOCK_BYTES // max(1, view[:1].nbytes) // CACHED_ROWS * CACHED_ROWS)
+        blocks += [(view, entry, start, min(start + rows, len(view))) for start in range(0, len(view), rows)]
+    for _ in readers.map(lambda block: _read_block(*block), blocks):
+        pass
+
+
+def _read_block(view: np.ndarray, entry: Entry, start: int, stop: int) -> None:
+    """Reads some rows of a tensor into a view of all of it, cast.
+
+    A few at a time: a transposition that strides through all the memory would cost several times the reading.
+    """
+    columns = math.prod(view.shape[1:])
+    step = max(CACHED_ROWS, CACHED_VALUES // columns)
+    # A distance between rows that is a power of two would have them all meet in the same few lines of the cache.
+    distance = columns + (32 if columns > 1 else 0)
+    cached = np.empty((min(step, stop - start), distance), view.dtype)[:, :columns]
+    bits = f"u{view.itemsize}"  # which numpy moves faster than bfloat16
+    for rows in read_rows(entry, start, stop, step):
+        if not all_finite(rows):
+            raise WeightsError(f"{entry.path}: not finite: {entry.name}")
+        here = cached[: len(rows)]
+        here[...] = rows.reshape(here.shape)
+        target = view[start : start + len(rows)].view(bits)
+        target[...] = here.view(bits).reshape(target.shape)
+        start += len(rows)
+
+
+def _as_published(parameter: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """View of a tensor's place in its parameter, axes in the published order."""
+    value = parameter if tensor.layer is None else parameter[tensor.layer]
+    return value.transpose(tensor.axes)
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array aligned so that a CPU device takes it over without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _read_streamed(
-    sources: list[tuple[Tensor, Entry]], shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None
+    readers: ThreadPoolExecutor,
+    sources: list[tuple[Tensor, Entry]],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    sharding: Sharding | None,
 ) -> Array:
     """A stacked parameter, put together on the device tensor by tensor."""
     value = jnp.zeros(shape, dtype, device=sharding)
     for tensor, entry in sources:
-        published = _to_device(read_tensor(entry), None, _of_published(sharding, tensor))
-        value, finite = _insert(value, published, tensor.layer, tensor.order, sharding)
-        if not finite:
-            raise _not_finite(entry)
+        published = np.empty(entry.shape, dtype)
+        _fill(readers, [(published, entry)])  # while the device is busy with the one before
+        jax.block_until_ready(value)  # so that no third one is waiting
+        there = _to_device(published, _of_published(sharding, tensor))
+        value = _insert(value, there, tensor.layer, tensor.order, sharding)
     return value
 
 
 @functools.partial(jax.jit, static_argnames=("order", "sharding"), donate_argnames="stack")
 def _insert(
     stack: Array, tensor: Array, layer: Int[Array, ""], order: tuple[int, ...], sharding: Sharding | None
-) -> tuple[Array, Array]:
-    value = tensor.transpose(order).astype(stack.dtype)
-    stack = jax.lax.dynamic_update_index_in_dim(stack, value, layer, 0)
-    return jax.lax.with_sharding_constraint(stack, sharding) if sharding else stack, jnp.isfinite(tensor).all()
+) -> Array:
+    stack = jax.lax.dynamic_update_index_in_dim(stack, tensor.transpose(order), layer, 0)
+    return jax.lax.with_sharding_constraint(stack, sharding) if sharding else stack
 
 
 def _of_published(sharding: Sharding | None, tensor: Tensor) -> Sharding | None:
@@ -166,22 +240,10 @@ def _of_published(sharding: Sharding | None, tensor: Tensor) -> Sharding | None:
     return NamedSharding(sharding.mesh, PartitionSpec(*(spec[1 + axis] for axis in tensor.axes)))
 
 
-def _to_device(value: np.ndarray, dtype: np.dtype | None, sharding: Sharding | None) -> Array:
-    kept = dtype or value.dtype
+def _to_device(value: np.ndarray, sharding: Sharding | None) -> Array:
     if sharding is None:
-        return jnp.asarray(value.astype(kept, copy=False))
-    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index].astype(kept))
-
-
-def _read_finite(entry: Entry) -> np.ndarray:
-    value = read_tensor(entry)
-    if not np.isfinite(value).all():
-        raise _not_finite(entry)
-    return value
-
-
-def _not_finite(entry: Entry) -> WeightsError:
-    return WeightsError(f"{entry.path}: not finite: {entry.name}")
+        return jax.device_put(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def _entries(folder: Path) -> dict[str, Entry]:
@@ -212,8 +274,19 @@ def _entries(folder: Path) -> dict[str, Entry]:
 
 def write_part(folder: Path, part: str, config: Any, params: PyTree, dtype: Any = None) -> None:
     """Write a part in the published layout; the tensors of one file at most ``MAX_SHARD_BYTES`` together."""
-    from safetensors.numpy import save_file
+    write_config(folder, part, config)
 
+    def tensors() -> Iterator[tuple[str, np.ndarray]]:
+        for path, group in published_tree(params).items():
+            value = np.asarray(jax.device_get(_at(params, path)))
+            value = value.astype(dtype or value.dtype)
+            yield from ((tensor.name, np.ascontiguousarray(tensor.to_published(value))) for tensor in group)
+
+    write_tensors(folder, part, tensors(), MAX_SHARD_BYTES)
+
+
+def write_config(folder: Path, part: str, config: Any) -> None:
+    """A part's ``config.json``, in its folder, which is made."""
     target = folder / part
     target.mkdir(parents=True, exist_ok=True)
     fields = {"_class_name": CLASS_NAME[part], **dataclasses.asdict(config)}
@@ -224,25 +297,36 @@ def write_part(folder: Path, part: str, config: Any, params: PyTree, dtype: Any 
         fields = {"architectures": [CLASS_NAME[part]], "model_type": "clip_vision_model", **dataclasses.asdict(config)}
     write_json(target / "config.json", fields)
 
-    shards, sizes = [{}], [0]
-    for path, tensors in published_tree(params).items():
-        value = np.asarray(jax.device_get(_at(params, path)))
-        value = value.astype(dtype or value.dtype)
-        for tensor in tensors:
-            array = np.ascontiguousarray(tensor.to_published(value))
-            if sizes[-1] and sizes[-1] + array.nbytes > MAX_SHARD_BYTES:
-                shards.append({})
-                sizes.append(0)
-            shards[-1][tensor.name] = array
-            sizes[-1] += array.nbytes
-    stem = FILE_NAME.get(part, "diffusion_pytorch_model")
-    count = len(shards)
-    for i, shard in enumerate(shards):
-        name = stem if count == 1 else f"{stem}-{i + 1:05d}-of-{count:05d}"
-        save_file(shard, target / f"{name}.safetensors", metadata={"format": "pt"})
-    if count > 1:
-        weight_map = {n: f"{stem}-{i + 1:05d}-of-{count:05d}.safetensors" for i, s in enumerate(shards) for n in s}
-        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
+
+def write_tensors(folder: Path, part: str, tensors: Iterable[tuple[str, np.ndarray]], max_shard_bytes: int) -> None:
+    """A part's tensors by published name, with an index where they need several files; one file is held at a time."""
+    from safetensors.numpy import save_file
+
+    target, stem = folder / part, FILE_NAME.get(part, "diffusion_pytorch_model")
+    shards: list[list[str]] = []
+    total = 0
+
+    def write(shard: dict[str, np.ndarray]) -> None:
+        save_file(shard, target / f"{stem}-{len(shards) + 1:05d}.safetensors", metadata={"format": "pt"})
+        shards.append(list(shard))
+
+    shard, size = {}, 0
+    for name, array in tensors:
+        if size and size + array.nbytes > max_shard_bytes:
+            write(shard)
+            shard, size = {}, 0
+        shard[name] = array
+        size += array.nbytes
+        total += array.nbytes
+    write(shard)
+    # Only now is it known how many there are, which each name says.
+    weight_map = {}
+    for i, names in enumerate(shards, 1):
+        name = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else f"{stem}.safetensors"
+        os.replace(target / f"{stem}-{i:05d}.safetensors", target / name)
+        weight_map |= dict.fromkeys(names, name)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_json(target / f"{stem}.safetensors.index.json", index)
 
 

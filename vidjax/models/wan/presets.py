@@ -17,7 +17,8 @@ from vidjax.models.wan.vae import VAEConfig
 class SamplingDefaults:
     """What is used where the user names no value. Sizes in pixels, ``fps`` in frames per second.
 
-    ``max_text_length`` is in tokens. ``guidance_scale`` 1 turns guidance off.
+    ``max_text_length`` is in tokens. ``guidance_scale`` 1 turns guidance off; models with two denoisers have a scale
+    of its own for the second, ``guidance_scale_2``.
     """
 
     height: int = 480
@@ -28,6 +29,7 @@ class SamplingDefaults:
     guidance_scale: float = 5.0
     flow_shift: float = 5.0
     max_text_length: int = 512
+    guidance_scale_2: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,6 @@ class Preset:
     sampling: SamplingDefaults = SamplingDefaults()
     expand_timesteps: bool = False
     boundary_ratio: float | None = None
-    low_noise_guidance_scale: float | None = None
 
     def part(self, name: str) -> DenoiserConfig | VAEConfig | T5Config | CLIPConfig:
         """Configuration of a part, which is named as its folder is.
@@ -240,16 +241,21 @@ PRESETS = {
     "wan2.2-t2v-a14b": Preset(
         transformer=WIDE,
         vae=VAE_2_1,
-        sampling=SamplingDefaults(height=720, width=1280, flow_shift=12.0, guidance_scale=4.0, num_inference_steps=40),
+        sampling=SamplingDefaults(
+            height=720,
+            width=1280,
+            flow_shift=12.0,
+            guidance_scale=4.0,
+            guidance_scale_2=3.0,
+            num_inference_steps=40,
+        ),
         boundary_ratio=0.875,
-        low_noise_guidance_scale=3.0,
     ),
     "wan2.2-i2v-a14b": Preset(
         transformer=dataclasses.replace(WIDE, in_channels=36),
         vae=VAE_2_1,
         sampling=SamplingDefaults(height=720, width=1280, flow_shift=5.0, guidance_scale=3.5, num_inference_steps=40),
         boundary_ratio=0.9,
-        low_noise_guidance_scale=3.5,
     ),
     "wan2.2-ti2v-5b": Preset(
         transformer=DenoiserConfig(
