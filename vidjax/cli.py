@@ -57,6 +57,10 @@ class Generate:
     """How strictly the prompt is followed; 1 turns guidance off."""
     guidance_scale_2: float | None = None
     """The same for the second denoiser, of models with two."""
+    guidance: str = "cfg"
+    """cfg, cfg-zero or apg."""
+    guidance_interval: Annotated[tuple[float, float], tyro.conf.arg(metavar="LOW HIGH")] = (0.0, 1.0)
+    """Diffusion times, 1 noise and 0 video, between which there is guidance."""
     flow_shift: float | None = None
     """Above 1, more of the steps go to high noise."""
     solver: str = "unipc"

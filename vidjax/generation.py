@@ -44,6 +44,8 @@ def generate(
     flow_shift: float | None = None,
     solver: str = "unipc",
     grid: str = "folder",
+    guidance: str = "cfg",
+    guidance_interval: Sequence[float] = (0.0, 1.0),
     seed: int | Sequence[int] = 0,
     latents: Any = None,
     output_type: str = "video",
@@ -62,6 +64,9 @@ def generate(
       guidance_scale_2: the scale of the second denoiser, of models with two; where only ``guidance_scale`` is given,
         it holds for both.
       flow_shift: above 1, more of the steps go to high noise.
+      guidance: the rule: ``cfg`` (plain), ``cfg-zero`` (CFG-Zero*) or ``apg`` (adaptive projected guidance).
+      guidance_interval: the diffusion times, 1 noise and 0 video, between which there is guidance; steps outside
+        follow the prompt alone, and are faster.
       grid: the spacing of the steps, as the published ``folder`` has it or the ``original`` repository.
       seed: clip ``i`` of a list is made from ``seed + i``, or from the ``i``-th of a list of seeds.
       latents: the starting noise [B, f, h, w, z], in place of the seed's.
@@ -89,6 +94,8 @@ def generate(
         flow_shift=flow_shift,
         solver=solver,
         grid=grid,
+        guidance=guidance,
+        guidance_interval=guidance_interval,
         seed=seed,
         latents=latents,
         output_type=output_type,
@@ -172,7 +179,14 @@ def sample_latents(model: Model, request: Request, condition: Condition, progres
             bar.update()
 
         return sample_with_progress(
-            model, _spread(model, noise), condition, request.schedule, request.guidance_scales, request.solver, on_step
+            model,
+            _spread(model, noise),
+            condition,
+            request.schedule,
+            request.guidance_scales,
+            request.solver,
+            request.guidance,
+            on_step,
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vidjax.diffusion.flow import GRIDS, Schedule, make_schedule
+from vidjax.diffusion.guidance import GUIDANCE, Guidance, make_guidance
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.errors import InputError
 from vidjax.image import fit_image, read_image
@@ -39,6 +40,7 @@ class Request:
     fps: float
     schedule: Schedule
     guidance_scales: tuple[float, ...]
+    guidance: Guidance
     solver: str
     latents: np.ndarray | None
 
@@ -65,6 +67,8 @@ def make_request(
     flow_shift: float | None = None,
     solver: str = "unipc",
     grid: str = "folder",
+    guidance: str = "cfg",
+    guidance_interval: Sequence[float] = (0.0, 1.0),
     seed: int | Sequence[int] = 0,
     latents: Any = None,
     output_type: str = "video",
@@ -80,8 +84,16 @@ def make_request(
         raise InputError("prompt=[]: at least one prompt is needed")
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type={output_type!r}: choose {' or '.join(OUTPUT_TYPES)}")
-    schedule, scales = sampling_settings(
-        config, num_inference_steps, guidance_scale, guidance_scale_2, flow_shift, solver, grid
+    schedule, scales, rule = sampling_settings(
+        config,
+        num_inference_steps,
+        guidance_scale,
+        guidance_scale_2,
+        flow_shift,
+        solver,
+        grid,
+        guidance,
+        guidance_interval,
     )
     fps = _number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
     height, width = _size(config, height, width)
@@ -97,6 +109,7 @@ def make_request(
         fps=fps,
         schedule=schedule,
         guidance_scales=scales,
+        guidance=rule,
         solver=solver,
         latents=None,
     )
@@ -117,14 +130,17 @@ def sampling_settings(
     flow_shift: float | None,
     solver: str,
     grid: str,
-) -> tuple[Schedule, tuple[float, ...]]:
-    """The schedule, and the guidance scale of each denoiser, completed with the model's defaults.
+    guidance: str,
+    guidance_interval: Sequence[float],
+) -> tuple[Schedule, tuple[float, ...], Guidance]:
+    """The schedule, the guidance scale of each denoiser, and the guidance, completed with the model's defaults.
 
     Raises:
-      InputError: a number is out of range, there is no such solver or grid, or no second denoiser.
+      InputError: a number is out of range, there is no such solver, grid or guidance, or no second denoiser.
     """
     defaults = config.sampling
-    for name, value, known in (("solver", solver, tuple(SOLVERS)), ("grid", grid, GRIDS)):
+    choices = ("solver", solver, tuple(SOLVERS)), ("grid", grid, GRIDS), ("guidance", guidance, tuple(GUIDANCE))
+    for name, value, known in choices:
         if value not in known:
             raise InputError(f"{name}={value!r}: choose one of {', '.join(known)}")
     steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
@@ -141,7 +157,16 @@ def sampling_settings(
     schedule = make_schedule(
         _whole("num_inference_steps", steps, 1, MAX_STEPS), _number("flow_shift", shift, 0.01, 1000), grid
     )
-    return schedule, scales
+    return schedule, scales, make_guidance(guidance, _interval(guidance_interval), schedule)
+
+
+def _interval(interval: Sequence[float]) -> tuple[float, float]:
+    if not isinstance(interval, list | tuple) or len(interval) != 2:
+        raise InputError(f"guidance_interval={interval!r:.80}: must be two diffusion times, as in (0.2, 0.8)")
+    low, high = (_number("guidance_interval", time, 0, 1) for time in interval)
+    if low > high:
+        raise InputError(f"guidance_interval=({low}, {high}): the lower time comes first; nearest: ({high}, {low})")
+    return low, high
 
 
 def _check_pictures(model: Model, image: Any, last_image: Any, num_frames: int) -> None:

@@ -1,7 +1,7 @@
 """From a condition to latents: the denoiser, guided, walked by a solver. Pure functions of explicit parameters."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from vidjax.conditioning.condition import Condition, paste, with_given
 from vidjax.diffusion import sampling
 from vidjax.diffusion.flow import TRAIN_STEPS, Grid, Schedule, initial_noise
-from vidjax.diffusion.guidance import classifier_free
+from vidjax.diffusion.guidance import Guidance, guide
 from vidjax.diffusion.solvers import SOLVERS, Velocity
 from vidjax.model import Model, ModelConfig, denoiser_params
 from vidjax.request import sampling_settings
@@ -26,6 +26,8 @@ def make_sampler(
     flow_shift: float | None = None,
     solver: str = "unipc",
     grid: Grid = "folder",
+    guidance: str = "cfg",
+    guidance_interval: Sequence[float] = (0.0, 1.0),
 ) -> Callable[[dict[str, Params], Array, Condition], Float[Array, "B f h w c"]]:
     """A pure ``sample(params, key, condition) -> latents``, to jit, vmap, shard or differentiate.
 
@@ -34,16 +36,24 @@ def make_sampler(
     Raises:
       InputError: a setting is out of range.
     """
-    schedule, scales = sampling_settings(
-        model.config, num_inference_steps, guidance_scale, guidance_scale_2, flow_shift, solver, grid
+    schedule, scales, rule = sampling_settings(
+        model.config,
+        num_inference_steps,
+        guidance_scale,
+        guidance_scale_2,
+        flow_shift,
+        solver,
+        grid,
+        guidance,
+        guidance_interval,
     )
     rows = SOLVERS[solver].plan(schedule)
 
     def sample(params: dict[str, Params], key: Array, condition: Condition) -> Float[Array, "B f h w c"]:
         state = SOLVERS[solver].init(initial_noise(key, condition.given.shape))
         for leg in make_legs(model.config, schedule, scales):
-            context = text_context(model.config, params[leg.part], condition, guided=leg.scale != 1)
-            velocity = make_velocity(model.config, params[leg.part], context, condition, leg.scale)
+            contexts = text_contexts(model.config, params[leg.part], condition, *needed(leg.scale, rule))
+            velocity = make_velocity(model.config, params[leg.part], contexts, condition, leg.scale, rule)
             of_leg = jax.tree.map(jnp.asarray, sampling.steps(rows, leg.first, leg.last))
             state = sampling.walk(velocity, state, of_leg, SOLVERS[solver])
         return paste(condition.given, condition.mask, state.x)
@@ -71,53 +81,86 @@ def make_legs(config: ModelConfig, schedule: Schedule, scales: tuple[float, ...]
     return [leg for leg in legs if leg.first < leg.last]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "guided"))
-def text_context(config: ModelConfig, params: Params, condition: Condition, guided: bool) -> PyTree:
-    """Keys and values of text and picture for every layer; with guidance those of the negative prompt behind them."""
-    text = jnp.concatenate([condition.text, condition.negative]) if guided else condition.text
-    image = _twice(condition.image) if guided else condition.image
-    return config.modules.denoiser.context(config.transformer, params, text, image, dtype=jnp.dtype(config.dtype))
+class Contexts(NamedTuple):
+    """Keys and values of text and picture for every layer: of the prompt alone, and with the negative one's behind."""
+
+    alone: PyTree | None
+    pair: PyTree | None
+
+
+def needed(scale: float, guidance: Guidance) -> tuple[bool, bool]:
+    """Which of the two ``Contexts`` a walk needs: scale 1 is the prompt alone."""
+    guided = scale != 1
+    return not guided or not guidance.everywhere, guided
+
+
+@functools.partial(jax.jit, static_argnames=("config", "alone", "pair"))
+def text_contexts(config: ModelConfig, params: Params, condition: Condition, alone: bool, pair: bool) -> Contexts:
+    """What the denoiser reads of the condition, computed once per clip."""
+
+    def read(text: Array, image: Array | None) -> PyTree:
+        return config.modules.denoiser.context(config.transformer, params, text, image, dtype=jnp.dtype(config.dtype))
+
+    both = jnp.concatenate([condition.text, condition.negative])
+    return Contexts(
+        read(condition.text, condition.image) if alone else None,
+        read(both, _twice(condition.image)) if pair else None,
+    )
 
 
 def make_velocity(
-    config: ModelConfig, params: Params, context: PyTree, condition: Condition, scale: float | Array | None
+    config: ModelConfig,
+    params: Params,
+    contexts: Contexts,
+    condition: Condition,
+    scale: float | Array | None,
+    guidance: Guidance,
 ) -> Velocity:
-    """The velocity that a solver walks; ``scale`` None or 1 is unguided, and ``context`` then without negatives."""
-    guided = scale is not None and not (isinstance(scale, int | float) and scale == 1)
-    given, mask, channels = (_twice(v) if guided else v for v in (condition.given, condition.mask, condition.channels))
+    """The velocity that a solver walks, guided if ``contexts`` have a pair; unguided, ``scale`` means nothing."""
 
-    def denoise(x: Float[Array, "B f h w c"], t: Float[Array, "B f"]) -> Float[Array, "B f h w c"]:
-        x = x if channels is None else jnp.concatenate([x, channels], axis=-1)
-        velocity = config.modules.denoiser.velocity
-        return velocity(config.transformer, params, x, t, context, dtype=jnp.dtype(config.dtype))
+    def whole(context: PyTree, given: Array, mask: Array, channels: Array | None) -> Velocity:
+        def denoise(x: Float[Array, "B f h w c"], t: Float[Array, "B f"]) -> Float[Array, "B f h w c"]:
+            x = x if channels is None else jnp.concatenate([x, channels], axis=-1)
+            velocity = config.modules.denoiser.velocity
+            return velocity(config.transformer, params, x, t, context, dtype=jnp.dtype(config.dtype))
 
-    whole = with_given(denoise, given, mask)
-    if not guided:
-        return whole
+        return with_given(denoise, given, mask)
+
+    parts = condition.given, condition.mask, condition.channels
+    alone = None if contexts.alone is None else whole(contexts.alone, *parts)
+    if contexts.pair is None:
+        return alone
+    both = whole(contexts.pair, *map(_twice, parts))
+
+    def free(x: Array) -> Array:
+        return paste(jnp.zeros_like(x), condition.mask, x)
 
     def pair(x: Array, t: Array) -> tuple[Array, Array]:
-        positive, negative = jnp.split(whole(jnp.concatenate([x, x]), t), 2)
-        return positive, negative
+        positive, negative = jnp.split(both(jnp.concatenate([x, x]), t), 2)
+        return free(positive), free(negative)
 
-    return classifier_free(pair, scale)
+    guided = guide(pair, alone, scale, guidance)
+    # Rules compare whole clips, of which given frames are no part: they are pasted over whatever is here.
+    return lambda x, t: guided(free(x), t)
 
 
 def _twice(x: Array | None) -> Array | None:
     return None if x is None else jnp.concatenate([x, x])
 
 
-@functools.partial(jax.jit, static_argnames=("config", "solver"))
+@functools.partial(jax.jit, static_argnames=("config", "solver", "guidance"))
 def _steps(
     config: ModelConfig,
     solver: str,
+    guidance: Guidance,
     params: Params,
-    context: PyTree,
+    contexts: Contexts,
     condition: Condition,
     scale: Array | None,
     state: PyTree,
     rows: PyTree,
 ) -> PyTree:
-    velocity = make_velocity(config, params, context, condition, scale)
+    velocity = make_velocity(config, params, contexts, condition, scale, guidance)
     return sampling.walk(velocity, state, rows, SOLVERS[solver])
 
 
@@ -128,16 +171,17 @@ def sample_with_progress(
     schedule: Schedule,
     scales: tuple[float, ...],
     solver: str,
+    guidance: Guidance,
     on_step: Callable[[Any], None],
 ) -> Float[Array, "B f h w c"]:
     """What ``make_sampler`` computes, from noise ``x``, one compiled step at a time."""
     state, rows = SOLVERS[solver].init(x), SOLVERS[solver].plan(schedule)
     for leg in make_legs(model.config, schedule, scales):
-        params, guided = denoiser_params(model, leg.part), leg.scale != 1
-        context = text_context(model.config, params, condition, guided)
-        scale = jnp.float32(leg.scale) if guided else None
-        step = functools.partial(_steps, model.config, solver, params, context, condition, scale)
+        params = denoiser_params(model, leg.part)
+        contexts = text_contexts(model.config, params, condition, *needed(leg.scale, guidance))
+        scale = jnp.float32(leg.scale)
+        step = functools.partial(_steps, model.config, solver, guidance, params, contexts, condition, scale)
         state = sampling.walk_on_host(step, state, sampling.steps(rows, leg.first, leg.last), on_step)
         # Let go before the next denoiser comes: the device may not hold two.
-        del params, context, step
+        del params, contexts, step
     return paste(condition.given, condition.mask, state.x)

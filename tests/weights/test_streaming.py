@@ -136,13 +136,15 @@ def test_cut_short_while_being_read(stored):
         read_tensor(entry)
 
 
-def test_host_holds_two_tensors(tmp_path, monkeypatch):
+def test_host_holds_one_tensor(tmp_path, monkeypatch):
     """The 14B model is larger than the memory of the hosts that feed its devices."""
-    config = T5Config(vocab_size=2, d_model=256, d_kv=4, d_ff=1024, num_layers=12, num_heads=2)
-    largest = 4 * 256 * 1024
+    config = T5Config(vocab_size=2, d_model=512, d_kv=4, d_ff=4096, num_layers=4, num_heads=2)
+    largest = 2 * 512 * 4096
     ones = jax.tree.map(lambda x: np.ones(x.shape, np.float32), abstract_params("text_encoder", config))
     folder.write_part(tmp_path, "text_encoder", config, ones)
-    monkeypatch.setattr(folder, "STREAMED_BYTES", largest)
+    # What the readers have in hand does not grow with the tensors: small here, so that it does not hide a second one.
+    for name, value in {"STREAMED_BYTES": largest, "READERS": 1, "CACHED_ROWS": 4, "CACHED_VALUES": 64}.items():
+        monkeypatch.setattr(folder, name, value)
     read = functools.partial(folder.read_part, tmp_path, "text_encoder", config, "bfloat16")
     layout = elsewhere("text_encoder", config)
     read(shardings=layout)  # compiled outside of what is measured
@@ -150,14 +152,14 @@ def test_host_holds_two_tensors(tmp_path, monkeypatch):
     found = read(shardings=layout)
     peak = tracemalloc.get_traced_memory()[1]
     size = sum(x.nbytes for x in jax.tree.leaves(found))
-    assert size > 15 * largest
-    assert peak < 4 * largest
+    assert size > 12 * largest
+    assert peak < 1.2 * largest
     # Where the host's memory is the device's: the result, and what the readers have in hand.
     tracemalloc.reset_peak()
     read()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < size + 4 * largest
+    assert peak < size + 1.2 * largest
 
 
 def header(text: bytes, length: int | None = None) -> bytes:

@@ -123,7 +123,7 @@ def check_part(folder: Path, part: str, config: Any) -> dict[str, Entry]:
 def read_part(
     folder: Path, part: str, config: Any, dtype: DTypeLike | None = None, shardings: PyTree | None = None
 ) -> Params:
-    """Parameters of a part, on the device. The host never holds more than two large tensors, or a few small ones.
+    """Parameters of a part, on the device. The host never holds more than one large tensor, or a few small ones.
 
     On a CPU without ``shardings``, where the host's memory is the device's, all is read to where it stays.
 
@@ -144,16 +144,23 @@ def read_part(
     def kept(path: tuple[Any, ...]) -> np.dtype:
         return jnp.dtype(dtype or jnp.result_type(*{DTYPES[entry.dtype] for _, entry in sources(path)}))
 
-    def leaf(path: tuple[Any, ...], spec: jax.ShapeDtypeStruct, sharding: Sharding | None = None) -> Array:
+    def streamed(path: tuple[Any, ...], spec: jax.ShapeDtypeStruct) -> bool:
         stacked = sources(path)[0][0].layer is not None
-        if stacked and spec.size * kept(path).itemsize > STREAMED_BYTES:
-            return _read_streamed(readers, sources(path), spec.shape, kept(path), sharding)
+        return stacked and spec.size * kept(path).itemsize > STREAMED_BYTES
+
+    def leaf(path: tuple[Any, ...], spec: jax.ShapeDtypeStruct, sharding: Sharding | None = None) -> Array:
+        if streamed(path, spec):
+            return _read_streamed(readers, scratch, sources(path), spec.shape, kept(path), sharding)
         value = _empty(spec.shape, kept(path))
         _fill(readers, [(_as_published(value, tensor), entry) for tensor, entry in sources(path)])
         return _to_device(value, sharding)
 
     with ThreadPoolExecutor(READERS) as readers:
         if shardings is not None or jax.default_backend() != "cpu":
+            # One piece of memory for the tensors of all large stacks: what was sent away is let go of late.
+            leaves = jax.tree_util.tree_leaves_with_path(abstract)
+            sizes = [s.size // s.shape[0] * kept(path).itemsize for path, s in leaves if streamed(path, s)]
+            scratch = np.empty(max(sizes, default=0), np.uint8)
             return jax.tree_util.tree_map_with_path(leaf, abstract, *([] if shardings is None else [shardings]))
         params = jax.tree_util.tree_map_with_path(lambda path, spec: _empty(spec.shape, kept(path)), abstract)
         values = jax.tree_util.tree_leaves_with_path(params)
@@ -208,6 +215,7 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def _read_streamed(
     readers: ThreadPoolExecutor,
+    scratch: np.ndarray,
     sources: list[tuple[Tensor, Entry]],
     shape: tuple[int, ...],
     dtype: np.dtype,
@@ -215,12 +223,12 @@ def _read_streamed(
 ) -> Array:
     """A stacked parameter, put together on the device tensor by tensor."""
     value = jnp.zeros(shape, dtype, device=sharding)
+    published = scratch.view(dtype)[: math.prod(sources[0][1].shape)].reshape(sources[0][1].shape)
     for tensor, entry in sources:
-        published = np.empty(entry.shape, dtype)
-        _fill(readers, [(published, entry)])  # while the device is busy with the one before
-        jax.block_until_ready(value)  # so that no third one is waiting
+        _fill(readers, [(published, entry)])
         there = _to_device(published, _of_published(sharding, tensor))
-        value = _insert(value, there, tensor.layer, tensor.order, sharding)
+        # Waited for: the next one is read into the same memory.
+        value = jax.block_until_ready(_insert(value, there, tensor.layer, tensor.order, sharding))
     return value
 
 
