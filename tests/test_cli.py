@@ -1,5 +1,6 @@
 """The command line: a clip, or one line that says what is wrong, exit code 2, and nothing left behind."""
 
+import json
 import os
 import subprocess
 import sys
@@ -57,7 +58,8 @@ def test_generate_from_a_picture(run, tiny_folder, tmp_path):
     Image.fromarray(np.full((30, 40, 3), 200, np.uint8)).save(tmp_path / "picture.png")
     code, out, _ = run(
         "generate", "", "--model", tiny_folder, "--image", tmp_path / "picture.png", "--num-inference-steps", 2,
-        "--guidance-scale", 1, "--fps", 4, "--seed", 3, "--out", "out.png", "--no-progress",
+        "--guidance-scale", 1, "--guidance", "apg", "--guidance-interval", 0, 0.9, "--fps", 4, "--seed", 3,
+        "--out", "out.png", "--no-progress",
     )  # fmt: skip
     assert code == 0
     assert out.startswith("out.png: 9 frames of 32x16, 2.2 s")
@@ -93,6 +95,9 @@ def _bad_pictures(folder):
         (["--seed", "-1"], "seed=-1: must lie between 0 and"),
         (["--solver", "dpm"], "choose one of unipc, euler, heun"),
         (["--dtype", "int8"], "dtype='int8': choose float32 or bfloat16"),
+        (["--guidance", "none"], "choose one of cfg, cfg-zero, apg"),
+        (["--guidance-interval", "0.9", "0.1"], "the lower time comes first"),
+        (["--guidance-interval", "0.5"], "--guidance-interval"),
         (["--grid", "linear"], "choose one of folder, original"),
         (["--guidance-scale-2", "3"], "this model has one denoiser"),
         (["--last-image", "../empty.png"], "give the first frame too"),
@@ -140,8 +145,13 @@ def test_folder_that_may_not_be_written_is_refused(run, tiny_folder, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Expected one of {generate, train, export, benchmark}"),
-        (["generate"], "PROMPT"),
+        ([], "Expected one of {generate, train, export, evaluate, benchmark}"),
+        (["generate"], "give PROMPT, or --batch FILE"),
+        (["generate", PROMPT, "--batch", "requests.jsonl"], "PROMPT and --batch"),
+        (["generate", "--batch", "requests.jsonl"], "--out-dir"),
+        (["generate", PROMPT, "--out-dir", "clips"], "--out-dir goes with --batch"),
+        (["generate", "--batch", "r.jsonl", "--out-dir", "clips", "--out", "a.gif"], "--out is for one clip"),
+        (["generate", "--batch", "requests.jsonl", "--out-dir", "clips"], "requests.jsonl cannot be read"),
         (["make"], "Unrecognized options: make"),
         (["train", "missing.py", "--workdir", "run"], "no configuration file missing.py"),
         (["train", "config.py"], "--workdir"),
@@ -205,6 +215,41 @@ def test_bundled_model_from_the_command_line(run):
     code, out, err = run("generate", PROMPT, "--num-inference-steps", 2, "--no-progress")
     assert (code, err) == (0, [])
     assert out.startswith("out.mp4: 17 frames of 64x64, 2.1 s")
+
+
+def test_batch(run, tiny_folder, tmp_path):
+    """A campaign from the command line: flags hold for every line, the second run has nothing left to do."""
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text(
+        '{"template": "a {colour} star", "variables": {"colour": ["red", "blue"]}, "seeds": [3]}\n'
+        '{"prompt": "a red circle", "height": 33}\n'
+    )
+    line = ["generate", "--batch", requests, "--out-dir", "clips", "--model", tiny_folder, "--num-inference-steps", 2]
+    code, out, err = run(*line)
+    assert code == 1, "a script must learn that not all were made"
+    assert out.splitlines()[-1] == "clips: 2 clips made, 0 were there, 1 could not be made; see manifest.jsonl"
+    assert len(err) == 1
+    assert "height=33: must be a multiple of 16; nearest: 32" in err[0]
+    lines = [json.loads(text) for text in (tmp_path / "here" / "clips" / "manifest.jsonl").read_text().splitlines()]
+    assert [each.get("num_inference_steps") for each in lines if "file" in each] == [2, 2]
+    code, out, _ = run(*line)
+    assert (code, out) == (1, "clips: 0 clips made, 2 were there, 1 could not be made; see manifest.jsonl\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"prompt": "a"}\n{"prompt": "b"', "requests.jsonl, line 2: is not JSON"),
+        ('{"template": "a {b}", "variables": {"b": []}}', "line 1: variable 'b' has no values"),
+    ],
+)
+def test_broken_batch_is_refused(run, tiny_folder, tmp_path, text, said):
+    """Half of a file made, with nobody knowing which half, is worse than nothing."""
+    (tmp_path / "requests.jsonl").write_text(text)
+    code, out, err = run("generate", "--batch", "../requests.jsonl", "--out-dir", "clips", "--model", tiny_folder)
+    assert (code, out, len(err)) == (2, "", 1)
+    assert said in err[0]
+    assert os.listdir() == []
 
 
 @pytest.mark.slow

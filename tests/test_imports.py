@@ -18,7 +18,9 @@ ORDER = (
     {"model"},
     {"request"},
     {"sampler"},
-    {"generation", "long", "resolution", "training", "evaluate", "plan", "benchmark"},
+    {"generation", "long", "resolution", "training", "plan", "benchmark"},
+    {"evaluate"},
+    {"campaign"},
     {"cli"},
 )
 """A module imports from the sets before its own, and from its own package."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vidjax.diffusion.guidance import Guidance
 from vidjax.errors import InputError, MediaError
 from vidjax.models.clip import CLIPConfig
 from vidjax.request import make_request
@@ -28,6 +29,7 @@ def test_defaults_are_the_models_own(tiny):
     assert (request.height, request.width, request.num_frames, request.fps) == (16, 32, 9, 8.0)
     assert (request.schedule.num_steps, request.guidance_scales, request.seeds) == (3, (3.0,), (0,))
     assert request.negative_prompts == ("",)
+    assert request.guidance == Guidance("cfg", 0.0, 1.0)
 
 
 def test_what_is_asked_for_is_kept(tiny):
@@ -74,6 +76,11 @@ BAD = [
     ({"guidance_scale": 10**400}, r"guidance_scale=10*: must be a finite number"),
     ({"flow_shift": 0.0}, r"flow_shift=0.0: .* nearest: 0.01"),
     ({"solver": "dpm"}, r"solver='dpm': choose one of unipc, euler, heun"),
+    ({"guidance": "CFG"}, r"guidance='CFG': choose one of cfg, cfg-zero, apg"),
+    ({"guidance_interval": (0.5, 1.5)}, r"guidance_interval=1\.5: must lie between 0 and 1; nearest: 1"),
+    ({"guidance_interval": (float("nan"), 1.0)}, r"guidance_interval=nan: must be a finite number"),
+    ({"guidance_interval": (0.8, 0.2)}, r"\(0\.8, 0\.2\): the lower time comes first; nearest: \(0\.2, 0\.8\)"),
+    ({"guidance_interval": (0.5,)}, r"guidance_interval=\(0\.5,\): must be two diffusion times"),
     ({"output_type": "gif"}, r"output_type='gif': choose video or latent"),
     ({"seed": -1}, r"seed=-1: .* nearest: 0"),
     ({"seed": 2**64}, r"seed=\d+: must lie between"),
@@ -106,6 +113,9 @@ WRONG_KIND = [
     ({"num_inference_steps": 2.5}, "num_inference_steps=2.5: must be a whole number"),
     ({"guidance_scale_2": 3.0}, "guidance_scale_2=3.0: this model has one denoiser"),
     ({"grid": "linear"}, "grid='linear': choose one of folder, original"),
+    ({"guidance": None}, "guidance=None: choose one of"),
+    ({"guidance_interval": 0.5}, r"guidance_interval=0\.5: must be two diffusion times"),
+    ({"guidance_interval": ("a", 1.0)}, "guidance_interval='a': must be a finite number"),
     ({"guidance_scale": "3"}, "guidance_scale='3': must be a finite number"),
     ({"guidance_scale": 1 + 2j}, "must be a finite number"),
     ({"fps": [8]}, r"fps=\[8\]: must be a finite number"),

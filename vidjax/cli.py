@@ -21,10 +21,14 @@ CACHE = "~/.cache/vidjax/compiled"
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
-    """Make a clip from a sentence, and perhaps a picture."""
+    """Make a clip from a sentence, and perhaps a picture; or many, from a file."""
 
-    prompt: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")]
+    prompt: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")] = None
     """What is to be seen."""
+    batch: Path | None = None
+    """A file of requests in place of PROMPT, one JSON object a line; flags hold where a line says nothing."""
+    out_dir: Path | None = None
+    """The folder for the clips of --batch and their manifest.jsonl; the same line again goes on where it stopped."""
     model: str | None = None
     """A folder in the published layout or a Hugging Face hub id; left out: the bundled model."""
     loras: tuple[str, ...] = ()
@@ -117,10 +121,27 @@ class Benchmark:
     """Print JSON."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measure how well a model does what prompts of the shapes world say."""
+
+    model: str | None = None
+    """A folder in the published layout or a Hugging Face hub id; left out: the bundled model."""
+    num_prompts: int = 100
+    """Prompts, of scenes that training never sees."""
+    num_seeds: int = 2
+    """Clips a prompt."""
+    seed: int = 0
+    """Chooses the prompts and the noise."""
+    json: bool = False
+    """Print JSON."""
+
+
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
 )
 
@@ -130,7 +151,9 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         command = parse()
-        run = {Generate: generate, Train: train, Export: export, Benchmark: benchmark}[type(command)]
+        run = {Generate: generate, Train: train, Export: export, Evaluate: evaluate, Benchmark: benchmark}[
+            type(command)
+        ]
         run(command)
     except InputError as error:
         print(f"vidjax: error: {error}", file=sys.stderr)
@@ -171,30 +194,74 @@ def generate(command: Generate) -> None:
 
     from vidjax.video import check_writable
 
+    if command.batch is not None:
+        return campaign(command)
+    if command.prompt is None:
+        raise InputError("give PROMPT, or --batch FILE with --out-dir DIR; see vidjax generate --help")
+    if command.out_dir is not None:
+        raise InputError("--out-dir goes with --batch; for one clip give --out FILE")
     out = check_writable(command.out)
     start = time.perf_counter()
     _keep_compiled()
     from vidjax.generation import generate
     from vidjax.model import load
 
-    fields = dataclasses.asdict(command)
-    model = load(
-        fields.pop("model"),
-        dtype=fields.pop("dtype"),
-        loras=_strengths(fields.pop("loras")),
-        loras_2=_strengths(fields.pop("loras_2")),
-        offload=fields.pop("offload"),
-    )
+    model = load(command.model, **_loading(command))
     stages = [("loading", time.perf_counter() - start)]
-    prompt = fields.pop("prompt")
-    del fields["out"]
-    video = generate(model, prompt, on_stage=lambda *stage: stages.append(stage), **fields)
+    settings = {name: getattr(command, name) for name in _settings()}
+    video = generate(
+        model, command.prompt, progress=command.progress, on_stage=lambda *stage: stages.append(stage), **settings
+    )
     written = time.perf_counter()
     video.save(out)
     stages.append(("writing", time.perf_counter() - written))
     size = f"{video.num_frames} frames of {video.frames.shape[2]}x{video.frames.shape[1]}, {video.duration:.1f} s"
     print(f"{out}: {size}")
     print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages))
+
+
+def campaign(command: Generate) -> None:
+    """``vidjax generate --batch``."""
+    if command.prompt is not None:
+        raise InputError("PROMPT and --batch: give one of them")
+    if command.out_dir is None:
+        raise InputError("--batch needs --out-dir DIR, the folder for its clips")
+    if command.out != Generate.out:
+        raise InputError("--out is for one clip; with --batch give --out-dir DIR")
+    from vidjax.campaign import MANIFEST, read_jobs, run
+    from vidjax.model import load
+
+    given = {name: getattr(command, name) for name in _settings() if getattr(command, name) != getattr(Generate, name)}
+    defaults = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    jobs = read_jobs(command.batch, defaults)
+    _keep_compiled()
+    loading = _loading(command)
+    model = load(command.model, **loading)
+
+    def report(line: dict) -> None:
+        if "error" in line:
+            print(f"vidjax: {line['id']}: {line['error']}", file=sys.stderr)
+        elif command.progress:
+            print(f"{command.out_dir / line['file']}: {line['prompt']}, {line['seconds']:.1f} s", flush=True)
+
+    source = {name: loading[name] for name in ("loras", "loras_2") if loading[name]}
+    done = run(model, jobs, command.out_dir, source=source, on_clip=report)
+    counts = f"{done.made} clips made, {done.found} were there, {done.failed} could not be made"
+    print(f"{command.out_dir}: {counts}; see {MANIFEST}")
+    if done.failed:
+        sys.exit(1)
+
+
+def _loading(command: Generate) -> dict:
+    """What ``load`` is told beside the model's name."""
+    strengths = {"loras": _strengths(command.loras), "loras_2": _strengths(command.loras_2)}
+    return {"dtype": command.dtype, "offload": command.offload, **strengths}
+
+
+def _settings() -> list[str]:
+    """The flags that are arguments of ``vidjax.generate``."""
+    others = {"prompt", "batch", "out_dir", "out", "model", "dtype", "loras", "loras_2", "offload", "progress"}
+    return [field.name for field in dataclasses.fields(Generate) if field.name not in others]
 
 
 def _strengths(loras: Sequence[str]) -> dict[str, float]:
@@ -226,6 +293,24 @@ def export(command: Export) -> None:
 
     export(command.workdir, command.out, load_config(command.config) if command.config else None)
     print(f"{command.out}: exported")
+
+
+def evaluate(command: Evaluate) -> None:
+    """``vidjax evaluate``."""
+    import json
+
+    _keep_compiled()
+    from vidjax.evaluate import evaluate
+    from vidjax.model import load
+
+    report = evaluate(
+        load(command.model),
+        command.num_prompts,
+        command.num_seeds,
+        command.seed,
+        on_stage=lambda name: print(f"{name} ...", file=sys.stderr),
+    )
+    print(json.dumps(dataclasses.asdict(report)) if command.json else report.table())
 
 
 def benchmark(command: Benchmark) -> None:

@@ -1,6 +1,7 @@
 """From words, and perhaps a picture, to a video: prompt -> text -> latents -> frames."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 import warnings
@@ -111,6 +112,23 @@ def generate(
             frames = np.concatenate(list(decode(model, x)), axis=1)
     videos = [Video(clip, request.fps) for clip in frames]
     return videos[0] if isinstance(prompt, str) else videos
+
+
+def generate_each(model: Model, requests: Sequence[Request], batch: int) -> list[Video]:
+    """Clips of requests for one clip each, of one ``program``, sampled together.
+
+    Copies of the last one fill up to ``batch``, so that any number of requests runs the same compiled program.
+    """
+    fill = [len(requests) - 1] * (batch - len(requests))
+    with jax.set_mesh(model.mesh) if model.mesh is not None else contextlib.nullcontext():
+        conditions = [make_condition(model, request) for request in requests]
+        conditions += [conditions[i] for i in fill]
+        condition = jax.tree.map(lambda *each: _spread(model, jnp.concatenate(each)), *conditions)
+        seeds = [request.seeds[0] for request in requests]
+        whole = dataclasses.replace(requests[0], seeds=(*seeds, *(seeds[i] for i in fill)))
+        x = sample_latents(model, whole, condition, progress=False)
+        frames = np.concatenate(list(decode(model, x)), axis=1)
+    return [Video(clip, request.fps) for clip, request in zip(frames, requests, strict=False)]
 
 
 def make_condition(model: Model, request: Request) -> Condition:

@@ -48,6 +48,13 @@ class Request:
     def batch(self) -> int:
         return len(self.prompts)
 
+    @property
+    def program(self) -> tuple:
+        """Requests in which this is equal can be sampled as one batch: they differ in words, seeds and pictures."""
+        size = self.height, self.width, self.num_frames, len(self.pictures)
+        times = tuple(self.schedule.sigmas.tolist()), tuple(self.schedule.times.tolist())
+        return *size, *times, self.guidance_scales, self.guidance, self.solver
+
 
 def make_request(
     model: Model,

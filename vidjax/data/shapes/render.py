@@ -41,7 +41,7 @@ class Motion:
 
 
 def render(scene: Scene, num_frames: int, height: int, width: int) -> UInt8[np.ndarray, "F H W 3"]:
-    """The clip of a scene: 0..255, any size and length; 17 frames are two seconds.
+    """The clip of a scene: 0..255, any size and length; 17 frames are two seconds. Without subjects, the place alone.
 
     Raises `InputError` for a length or size below 1.
     """
@@ -84,7 +84,7 @@ def animate(scene: Scene, num_frames: int, height: float, width: float) -> Motio
     radius = radius * zoom
 
     side_by_side = way not in ("left", "right")
-    lanes = np.array([0.0] if count == 1 else [-LANE, LANE])[:, None, None]
+    lanes = np.array([0.0] if count == 1 else [-LANE, LANE][:count])[:, None, None]
     home = np.array([scene.x, scene.y]) + lanes * (np.array([1.0, 0.0]) if side_by_side else np.array([0.0, 1.0]))
     position = home * zoom[:, None]
 

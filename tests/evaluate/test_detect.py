@@ -1,0 +1,58 @@
+"""The detectors see in a rendered clip what was rendered: their ceiling, which stands beside every score."""
+
+import numpy as np
+import pytest
+
+from vidjax.data.shapes import ACTIONS, CAMERAS, PLACES, SHAPES, SIZES, STYLES, Scene, Subject, actions_with, render
+from vidjax.evaluate.detect import Seen, detect
+
+SIZE = (17, 64, 64)
+
+
+def expected(scene: Scene) -> Seen:
+    subject = scene.subjects[0]
+    return Seen(
+        scene.place, scene.style, scene.camera, tuple(s.colour for s in scene.subjects), scene.action, subject.size,
+        subject.shape,
+    )  # fmt: skip
+
+
+def scenes(count: int) -> list[Scene]:
+    """Every word of every kind at least once, in ever other company."""
+    made = []
+    for i in range(count):
+        camera = CAMERAS[i % len(CAMERAS)]
+        action = actions_with(camera)[i % len(actions_with(camera))]
+        subject = Subject(("red", "orange", "yellow", "blue", "purple", "pink")[i % 6], SHAPES[i % 5], SIZES[i % 2])
+        made.append(
+            Scene((subject,), action, PLACES[i % 5], camera, STYLES[i // 2 % 5], x=i % 3 - 1, world_x=i % 7 - 3)
+        )
+    return made
+
+
+@pytest.mark.parametrize("scene", scenes(18), ids=lambda s: f"{s.action} {s.camera} {s.style}")
+def test_what_was_rendered_is_seen(scene):
+    """A detector that errs on the truth would blame the model, or praise it."""
+    assert detect(render(scene, *SIZE)) == expected(scene)
+
+
+def test_two_subjects():
+    """Both colours are found, wherever the subjects are."""
+    scene = Scene((Subject("red", "circle", "large"), Subject("blue", "star", "small")), "moves left", "grass")
+    assert set(detect(render(scene, *SIZE)).colours) == {"red", "blue"}
+
+
+@pytest.mark.parametrize("action", [a for a in ACTIONS if a.startswith("moves")])
+def test_another_direction_is_not_taken_for_it(action):
+    """The figure that matters most: a model that ignores the direction must score a quarter, not more."""
+    scene = Scene((Subject("red", "square", "large"),), action, "desert")
+    backwards = detect(render(scene, *SIZE)[::-1]).action
+    opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}[action.removeprefix("moves ")]
+    assert backwards == f"moves {opposite}"
+
+
+def test_nothing_to_be_seen():
+    """A grey clip has no subject; it is still answered."""
+    found = detect(np.full((*SIZE, 3), 128, np.uint8))
+    assert found.colours == ()
+    assert found.action == "stays still"

@@ -1,0 +1,208 @@
+"""What is to be seen in a clip of the shapes world, told from its pixels alone.
+
+The world is known, so a clip is compared with renderings of what it could show: first the place, the style and the
+camera, without subjects; then, from what differs from that, the colours; then the way, the size and the shape of the
+subject. Lengths are in scene units: 1/64 of the shorter side.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from vidjax.data.shapes import (
+    ACTIONS,
+    CAMERAS,
+    COLOURS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    STYLES,
+    Scene,
+    Subject,
+    actions_with,
+    render,
+)
+from vidjax.data.shapes.places import RGB, grade
+from vidjax.data.shapes.render import animate
+from vidjax.typing import Bool, Float, UInt8
+
+CELL = 4
+"""The background is compared in cells of so many pixels: details and small shifts do not count."""
+DIFFERENT = 48.0
+"""Mean difference of a cell's colours, of 255, beyond which it is simply different: a subject stands there."""
+SHIFTS = (-4.0, -2.0, 0.0, 2.0, 4.0)
+NEAR = 90.0
+"""Distance in RGB within which a pixel can be of a subject's colour."""
+FEW = 12
+"""Pixels; a smaller patch of a subject's colour is none."""
+STILL = 0.1
+"""Share of a subject's pixels that change in a frame, beyond which one that stays where it is spins."""
+
+
+class Seen(NamedTuple):
+    """The words that fit a clip best. ``colours``: of all subjects, the largest first; the rest is of the largest."""
+
+    place: str
+    style: str
+    camera: str
+    colours: tuple[str, ...]
+    action: str
+    size: str
+    shape: str
+
+
+class Background(NamedTuple):
+    """A place in a style under a camera movement; a tracking shot goes the way of its subject."""
+
+    place: str
+    style: str
+    camera: str
+    way: str
+
+
+class Track(NamedTuple):
+    """A subject over the frames in which it is seen: middle [n, 2] from the view's, radius [n], and which frames."""
+
+    middle: Float[np.ndarray, "n 2"]
+    radius: Float[np.ndarray, "n"]
+    frames: Bool[np.ndarray, "F"]
+
+
+def detect(frames: UInt8[np.ndarray, "F H W 3"]) -> Seen:
+    """The best fitting words of each kind. The clip shows an action once: 17 frames, or as a model of another
+    length was trained."""
+    F, H, W, _ = frames.shape
+    background = find_background(frames)
+    empty = _empty(frames, background)
+    masks = colour_masks(frames, empty, background.style)
+    areas = {colour: mask.sum() for colour, mask in masks.items()}
+    # Seen in a quarter of the frames, or a few pixels of an edge.
+    colours = tuple(sorted((c for c in COLOURS if areas[c] >= FEW * F / 4), key=lambda c: -areas[c]))
+    colour = max(areas, key=areas.get)
+    mask = masks[colour]
+    action, size, home = find_action(track(mask), mask, background, H, W)
+    scene = Scene((Subject(colour, "circle", size),), action, background.place, background.camera, background.style)
+    return Seen(
+        background.place, background.style, background.camera, colours, action, size, find_shape(mask, scene, home)
+    )
+
+
+def find_background(frames: UInt8[np.ndarray, "F H W 3"]) -> Background:
+    """The rendering without subjects from which the fewest cells differ, and those the least."""
+    F, H, W, _ = frames.shape
+    cells = _cells(frames)
+    names, bank = _bank(F, H, W)
+    distances = [np.minimum(np.abs(cells - candidate).mean(-1), DIFFERENT).mean() for candidate in bank]
+    return names[int(np.argmin(distances))]
+
+
+def colour_masks(
+    frames: UInt8[np.ndarray, "F H W 3"], empty: UInt8[np.ndarray, "F H W 3"], style: str
+) -> dict[str, Bool[np.ndarray, "F H W"]]:
+    """By colour, the pixels that are nearer to it than to any other's and to what stands there without subjects."""
+    pixels = frames.astype(np.float32)
+    distances = np.stack([np.square(pixels - grade(RGB[c], style).astype(np.float32)).sum(-1) for c in COLOURS])
+    away = np.square(pixels - empty).sum(-1)
+    nearest, least = distances.argmin(0), distances.min(0)
+    near = (least < NEAR**2) & (least < away)
+    return {colour: near & (nearest == i) for i, colour in enumerate(COLOURS)}
+
+
+def track(mask: Bool[np.ndarray, "F H W"]) -> Track:
+    """Middle and radius of what the mask shows, frame by frame."""
+    H, W = mask.shape[1:]
+    scale = min(H, W) / 64
+    area = mask.sum((1, 2))
+    seen = area >= FEW * scale**2
+    weights = mask[seen] / np.maximum(area[seen], 1)[:, None, None]
+    x = (weights * (np.arange(W) + 0.5 - W / 2)).sum((1, 2))
+    y = (weights * (np.arange(H) + 0.5 - H / 2)[:, None]).sum((1, 2))
+    return Track(np.stack([x, y], -1) / scale, np.sqrt(area[seen] / np.pi) / scale, seen)
+
+
+def find_action(
+    found: Track, mask: Bool[np.ndarray, "F H W"], background: Background, height: int, width: int
+) -> tuple[str, str, tuple[float, float]]:
+    """The action and size whose way and growth fit the track best, and where the subject is at home."""
+    if len(found.radius) < 2:
+        return "stays still", SIZES[0], (0.0, 0.0)
+    scale = min(height, width) / 64
+    actions = actions_with(background.camera)
+    if background.way:
+        actions = (f"moves {background.way}",)
+    best = (np.inf, "stays still", SIZES[0], (0.0, 0.0))
+    for action in actions:
+        for size in SIZES:
+            scene = Scene((Subject(size=size),), action, background.place, background.camera)
+            motion = animate(scene, len(found.frames), height / scale, width / scale)
+            apart = found.middle - motion.position[0][found.frames]
+            home = np.median(apart, axis=0)
+            # Growth counts as much as way: a radius that is off by a third as six units.
+            growth = np.log(found.radius / motion.radius[0][found.frames])
+            cost = np.minimum(np.abs(apart - home).sum(-1), 20).mean() + 20 * np.minimum(np.abs(growth), 1).mean()
+            if cost < best[0] - 1e-9:
+                best = (cost, action, size, (float(home[0]), float(home[1])))
+    _, action, size, home = best
+    if action in ("spins", "stays still") and "stays still" in actions:
+        action = "spins" if _turning(mask) > STILL else "stays still"
+    return action, size, home
+
+
+def find_shape(mask: Bool[np.ndarray, "F H W"], scene: Scene, home: tuple[float, float]) -> str:
+    """The shape whose rendering, of that colour and laid over the mask middle on middle, covers the same pixels."""
+    F, H, W = mask.shape
+    empty = render(dataclasses.replace(scene, subjects=()), F, H, W)
+
+    def drawn(shape: str, x: float, y: float) -> Bool[np.ndarray, "F H W"]:
+        subject = dataclasses.replace(scene.subjects[0], shape=shape)
+        frames = render(dataclasses.replace(scene, subjects=(subject,), x=x, y=y), F, H, W)
+        return colour_masks(frames, empty, scene.style)[subject.colour]
+
+    def overlap(shape: str) -> float:
+        # The middle of what shows is not the middle of the shape: a star's mark is cut out, a heart is heavier above.
+        first, found = track(drawn(shape, *home)), track(mask)
+        both = first.frames & found.frames
+        if not both.any():
+            return 0.0
+        apart = found.middle[both[found.frames]] - first.middle[both[first.frames]]
+        x, y = np.median(apart, axis=0) + home
+        there = drawn(shape, float(x), float(y))
+        return (there & mask).sum() / max((there | mask).sum(), 1)
+
+    return max(SHAPES, key=overlap)
+
+
+def _turning(mask: Bool[np.ndarray, "F H W"]) -> float:
+    changed = (mask[1:] != mask[:-1]).sum()
+    return float(changed / max(mask.sum(), 1))
+
+
+def _empty(frames: UInt8[np.ndarray, "F H W 3"], background: Background) -> UInt8[np.ndarray, "F H W 3"]:
+    """The rendering without subjects, from the start of the camera that fits best."""
+    F, H, W, _ = frames.shape
+    cells = _cells(frames)
+    candidates = [render(_scene(background, shift), F, H, W) for shift in SHIFTS]
+    costs = [np.minimum(np.abs(cells - _cells(c)).mean(-1), DIFFERENT).mean() for c in candidates]
+    return candidates[int(np.argmin(costs))]
+
+
+def _scene(background: Background, world_x: float = 0.0) -> Scene:
+    action = f"moves {background.way}" if background.way else "stays still"
+    return Scene((), action, background.place, background.camera, background.style, world_x=world_x)
+
+
+def _cells(frames: np.ndarray) -> Float[np.ndarray, "F h w 3"]:
+    F, H, W, _ = frames.shape
+    h, w = H // CELL, W // CELL
+    return frames[:, : h * CELL, : w * CELL].reshape(F, h, CELL, w, CELL, 3).mean((2, 4), dtype=np.float32)
+
+
+@functools.lru_cache(maxsize=4)
+def _bank(F: int, H: int, W: int) -> tuple[list[Background], list[np.ndarray]]:
+    """Every background, in cells."""
+    ways = [(camera, "") for camera in CAMERAS if camera != "tracking"]
+    ways += [("tracking", action.removeprefix("moves ")) for action in ACTIONS[:4]]
+    names = [Background(place, style, *way) for place in PLACES for style in STYLES for way in ways]
+    return names, [_cells(render(_scene(name), F, H, W)) for name in names]
