@@ -37,6 +37,8 @@ NEAR = 90.0
 """Distance in RGB within which a pixel can be of a subject's colour."""
 FEW = 12
 """Pixels; a smaller patch of a subject's colour is none."""
+SMALLER = 0.25
+"""Share of the largest subject's pixels that the smaller of two has at least."""
 STILL = 0.1
 """Share of a subject's pixels that change in a frame, beyond which one that stays where it is spins."""
 
@@ -78,8 +80,9 @@ def detect(frames: UInt8[np.ndarray, "F H W 3"]) -> Seen:
     empty = _empty(frames, background)
     masks = colour_masks(frames, empty, background.style)
     areas = {colour: mask.sum() for colour, mask in masks.items()}
-    # Seen in a quarter of the frames, or a few pixels of an edge.
-    colours = tuple(sorted((c for c in COLOURS if areas[c] >= FEW * F / 4), key=lambda c: -areas[c]))
+    # Less than a small one beside a large one is the edge of a landmark.
+    least = max(FEW * F / 4, SMALLER * max(areas.values()))
+    colours = tuple(sorted((c for c in COLOURS if areas[c] >= least), key=lambda c: -areas[c]))
     colour = max(areas, key=areas.get)
     mask = masks[colour]
     action, size, home = find_action(track(mask), mask, background, H, W)
