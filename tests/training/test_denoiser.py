@@ -9,6 +9,7 @@ import pytest
 
 from vidjax.config import load_config
 from vidjax.data.shapes import parse, scene_to_json, training_scene
+from vidjax.data.source import ClipData
 from vidjax.training import denoiser, probe
 from vidjax.training.denoiser import DenoiserTask, given_frames
 from vidjax.training.task import TaskConfig
@@ -19,7 +20,8 @@ def task(tiny, monkeypatch):
     """A task around the tiny model: its tokenizer learns from as many captions."""
     monkeypatch.setattr(denoiser, "TOKENIZER_CAPTIONS", 200)
     config = tiny.config
-    return DenoiserTask("", config.transformer, config.text_encoder, config.sampling)
+    data = ClipData(num_clips=32)
+    return DenoiserTask("", config.transformer, config.text_encoder, config.sampling, data, text_steps=2)
 
 
 def params_of(tiny, task):
