@@ -103,6 +103,7 @@ def _bad_pictures(folder):
         (["--last-image", "../empty.png"], "give the first frame too"),
         (["--loras", "style.safetensors=much"], "FILE or FILE=STRENGTH is expected"),
         (["--loras", "missing.safetensors"], "missing.safetensors"),
+        (["--loras", "a.safetensors", "a.safetensors=0.5"], "a.safetensors is given twice"),
         (["--image", "missing.png"], "no file 'missing.png'"),
         (["--image", "../empty.png"], "is empty (0 bytes)"),
         (["--image", "../cut.png"], "damaged or cut short"),
@@ -240,7 +241,7 @@ def test_batch(run, tiny_folder, tmp_path):
     ("text", "said"),
     [
         ('{"prompt": "a"}\n{"prompt": "b"', "requests.jsonl, line 2: is not JSON"),
-        ('{"template": "a {b}", "variables": {"b": []}}', "line 1: variable 'b' has no values"),
+        ('{"template": "a {b}", "variables": {"b": []}}', "line 1: variable 'b' needs a list"),
     ],
 )
 def test_broken_batch_is_refused(run, tiny_folder, tmp_path, text, said):

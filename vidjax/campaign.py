@@ -105,7 +105,7 @@ def _expand(value: dict[str, Any]) -> list[dict[str, Any]]:
         if name not in names:
             raise InputError(f"variable {name!r} does not stand in the template {template!r:.80}")
         if not isinstance(variables.get(name), list) or not variables[name]:
-            raise InputError(f"variable {name!r} has no values: give a list of them")
+            raise InputError(f"variable {name!r} needs a list of at least one value")
     sizes = [{"height": h, "width": w} for h, w in _sizes(value["sizes"])] if "sizes" in value else [{}]
     seeds = [{"seed": seed} for seed in _filled("seeds", value["seeds"])] if "seeds" in value else [{}]
     words = [dict(zip(names, each, strict=True)) for each in itertools.product(*(variables[name] for name in names))]

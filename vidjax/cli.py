@@ -268,8 +268,11 @@ def _strengths(loras: Sequence[str]) -> dict[str, float]:
     strengths = {}
     for item in loras:
         name, equals, strength = item.rpartition("=")
+        file = name if equals else item
+        if file in strengths:
+            raise InputError(f"loras {item}: {file} is given twice; give it once, with the strength of both")
         try:
-            strengths |= {name: float(strength)} if equals else {item: 1.0}
+            strengths[file] = float(strength) if equals else 1.0
         except ValueError:
             raise InputError(f"loras {item}: FILE or FILE=STRENGTH is expected, the strength a number") from None
     return strengths
