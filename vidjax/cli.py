@@ -1,4 +1,4 @@
-"""The command line: ``vidjax generate``, ``train``, ``export``, ``benchmark``."""
+"""The command line: ``vidjax generate``, ``train``, ``export``, ``evaluate``, ``benchmark``."""
 
 import contextlib
 import dataclasses

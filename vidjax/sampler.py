@@ -113,7 +113,7 @@ def make_velocity(
     params: Params,
     contexts: Contexts,
     condition: Condition,
-    scale: float | Array | None,
+    scale: float | Array,
     guidance: Guidance,
 ) -> Velocity:
     """The velocity that a solver walks, guided if ``contexts`` have a pair; unguided, ``scale`` means nothing."""
@@ -156,7 +156,7 @@ def _steps(
     params: Params,
     contexts: Contexts,
     condition: Condition,
-    scale: Array | None,
+    scale: Array,
     state: PyTree,
     rows: PyTree,
 ) -> PyTree:

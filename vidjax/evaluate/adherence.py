@@ -14,7 +14,7 @@ import numpy as np
 from vidjax.data.shapes import Scene, caption, held_out_scene, render
 from vidjax.errors import InputError
 from vidjax.evaluate.detect import Seen, detect
-from vidjax.generation import generate
+from vidjax.generation import generate, generate_each
 from vidjax.model import Model, ModelConfig
 from vidjax.request import make_request
 from vidjax.typing import Array, Params, UInt8
@@ -99,7 +99,8 @@ def evaluate(
             on_stage(f"looking ({name})")
             results[name] = right(shown, list(pool.map(detect, frames, chunksize=4)))
 
-    scores = {name: float(np.mean(hits)) for name, hits in results["scores"].items() if hits}
+    shares = {kind: {name: float(np.mean(h)) for name, h in hits.items() if h} for kind, hits in results.items()}
+    scores = shares["scores"]
     intervals = {name: wilson(sum(results["scores"][name]), len(results["scores"][name])) for name in scores}
     counts = {name: len(results["scores"][name]) for name in scores}
     for name, values in (("first_frame_psnr", first), ("autoencoder_psnr", errors)):
@@ -107,7 +108,6 @@ def evaluate(
             scores[name], counts[name] = float(np.mean(values)), len(values)
             half = 1.96 * float(np.std(values)) / math.sqrt(len(values))
             intervals[name] = (scores[name] - half, scores[name] + half)
-    shares = {k: {n: float(np.mean(h)) for n, h in results[k].items() if h} for k in ("ceilings", "reconstructed")}
     return Report(scores, shares["ceilings"], shares["reconstructed"], intervals, counts)
 
 
@@ -152,12 +152,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 def _clips(model: Model, jobs: Sequence[tuple[str, int]], settings: dict[str, Any]) -> Iterable[Clip]:
     for start in range(0, len(jobs), BATCH):
-        some = list(jobs[start : start + BATCH])
-        # The last batch is filled up, so that one compilation serves all.
-        full = some + some[-1:] * (BATCH - len(some))
-        prompts, seeds = zip(*full, strict=True)
-        videos = generate(model, list(prompts), seed=list(seeds), progress=False, **settings)
-        yield from (video.frames for video in videos[: len(some)])
+        requests = [make_request(model, prompt, seed=seed, **settings) for prompt, seed in jobs[start : start + BATCH]]
+        yield from (video.frames for video in generate_each(model, requests, BATCH))
 
 
 def _first_frames(

@@ -7,6 +7,7 @@ subject. Lengths are in scene units: 1/64 of the shorter side.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,11 +95,8 @@ def detect(frames: UInt8[np.ndarray, "F H W 3"]) -> Seen:
 
 def find_background(frames: UInt8[np.ndarray, "F H W 3"]) -> Background:
     """The rendering without subjects from which the fewest cells differ, and those the least."""
-    F, H, W, _ = frames.shape
-    cells = _cells(frames)
-    names, bank = _bank(F, H, W)
-    distances = [np.minimum(np.abs(cells - candidate).mean(-1), DIFFERENT).mean() for candidate in bank]
-    return names[int(np.argmin(distances))]
+    names, bank = _bank(*frames.shape[:3])
+    return names[_nearest(_cells(frames), bank)]
 
 
 def colour_masks(
@@ -185,10 +183,12 @@ def _turning(mask: Bool[np.ndarray, "F H W"]) -> float:
 def _empty(frames: UInt8[np.ndarray, "F H W 3"], background: Background) -> UInt8[np.ndarray, "F H W 3"]:
     """The rendering without subjects, from the start of the camera that fits best."""
     F, H, W, _ = frames.shape
-    cells = _cells(frames)
     candidates = [render(_scene(background, shift), F, H, W) for shift in SHIFTS]
-    costs = [np.minimum(np.abs(cells - _cells(c)).mean(-1), DIFFERENT).mean() for c in candidates]
-    return candidates[int(np.argmin(costs))]
+    return candidates[_nearest(_cells(frames), [_cells(candidate) for candidate in candidates])]
+
+
+def _nearest(cells: Float[np.ndarray, "F h w 3"], candidates: Sequence[Float[np.ndarray, "F h w 3"]]) -> int:
+    return int(np.argmin([np.minimum(np.abs(cells - c).mean(-1), DIFFERENT).mean() for c in candidates]))
 
 
 def _scene(background: Background, world_x: float = 0.0) -> Scene:
