@@ -40,7 +40,7 @@ def get_config() -> TrainConfig:
     )
     return TrainConfig(
         task=DenoiserTask(vae="runs/vae/export", model=model, text=text, sampling=sampling),
-        steps=3_400,
+        steps=9_000,
         batch_size=32,
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=1e-3, warmup_steps=100, schedule="cosine", weight_decay=0.01, b2=0.98
