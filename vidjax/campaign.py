@@ -17,6 +17,7 @@ import vidjax
 from vidjax.errors import InputError
 from vidjax.generation import generate_each
 from vidjax.model import Model
+from vidjax.parallel.distributed import agree
 from vidjax.parallel.mesh import BATCH_AXES
 from vidjax.request import make_request
 
@@ -224,17 +225,16 @@ def run(
         raise InputError(f"batch_size={size}: must be at least 1")
     origin = {"model": model.name, "revision": _revision(model.name), "dtype": model.config.dtype, **(source or {})}
     out_dir = Path(out_dir)
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        lines = _read_manifest(out_dir / MANIFEST)
-    except OSError as error:
-        raise InputError(f"{out_dir} cannot be written to: {error.strerror or error}") from error
-    _check_origin(out_dir, lines, origin)
-    known = {line["id"]: line for line in lines}
-    left = [job for job in jobs if not _is_made(out_dir, known.get(job.id))]
+    # Of several processes the first alone reads and writes the folder.
+    writes = jax.process_index() == 0
+    known = _known(out_dir, origin) if writes else {}
+    made = set(agree([job.id for job in jobs if _is_made(out_dir, known.get(job.id))]))
+    left = [job for job in jobs if job.id not in made]
     batches, errors = plan(model, left, size)
 
     def record(line: dict[str, Any]) -> None:
+        if not writes:
+            return
         with open(out_dir / MANIFEST, "a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         on_clip(line)
@@ -252,18 +252,31 @@ def run(
         try:
             videos = generate_each(model, [make_request(model, **settings) for settings in batch.settings], size)
         except (InputError, jax.errors.JaxRuntimeError) as error:  # a picture is gone, or the memory was too small
+            if jax.process_count() > 1:
+                raise  # it may be the sign that another process is gone
             reason = str(error).splitlines()[0]
             for job in batch.jobs:
                 fail(job, reason)
             failed += len(batch.jobs)
             continue
         seconds = (time.perf_counter() - start) / len(batch.jobs)
-        for job, settings, video in zip(batch.jobs, batch.settings, videos, strict=True):
+        for job, settings, video in zip(batch.jobs, batch.settings, videos if writes else (), strict=writes):
             file = video.save(out_dir / f"{job.id}.mp4")
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
             how = {"batch_size": size, "seconds": round(seconds, 3)}
             record({"id": job.id, "file": file.name, "sha256": digest, **settings, **origin, **how})
     return Outcome(len(left) - failed, len(jobs) - len(left), failed)
+
+
+def _known(out_dir: Path, origin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The manifest's lines by id, in a folder that is made if need be."""
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        lines = _read_manifest(out_dir / MANIFEST)
+    except OSError as error:
+        raise InputError(f"{out_dir} cannot be written to: {error.strerror or error}") from error
+    _check_origin(out_dir, lines, origin)
+    return {line["id"]: line for line in lines}
 
 
 def _is_made(out_dir: Path, line: Mapping[str, Any] | None) -> bool:

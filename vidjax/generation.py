@@ -18,6 +18,7 @@ from vidjax import tokenizer as tokenizers
 from vidjax.conditioning.condition import Condition, nothing_given
 from vidjax.diffusion.flow import initial_noise
 from vidjax.model import Model, ModelConfig
+from vidjax.parallel.distributed import to_host
 from vidjax.parallel.mesh import BATCH_AXES
 from vidjax.request import Request, make_request
 from vidjax.sampler import sample_with_progress
@@ -212,8 +213,8 @@ def decode(model: Model, latents: Array) -> Iterator[np.ndarray]:
     """Frames, uint8 [B, n, H, W, 3], one latent frame at a time: memory does not grow with the clip."""
     cache = None
     for i in range(latents.shape[1]):
-        frames, cache = _decode_chunk(model.config, model.params["vae"], cache, latents[:, i : i + 1])
-        yield np.asarray(frames)
+        frames, cache = decode_chunk(model.config, model.params["vae"], cache, latents[:, i : i + 1])
+        yield to_host(frames)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -236,7 +237,8 @@ def _encode_pictures(config: ModelConfig, params: Params, pictures: Array) -> Ar
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _decode_chunk(config: ModelConfig, params: Params, cache: PyTree | None, latents: Array) -> tuple[Array, PyTree]:
+def decode_chunk(config: ModelConfig, params: Params, cache: PyTree | None, latents: Array) -> tuple[Array, PyTree]:
+    """Frames, uint8 [B, n, H, W, 3], of the next normalized latent frames, and the cache to go on with."""
     vae = config.modules.vae
     frames, cache = vae.decode_chunk(config.vae, params, cache, vae.denormalize(config.vae, latents))
     return to_uint8(frames), cache

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-from jax.sharding import Mesh, SingleDeviceSharding
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
 from vidjax import tokenizer as tokenizers
 from vidjax.errors import InputError, WeightsError
@@ -17,8 +18,8 @@ from vidjax.models.t5 import T5Config
 from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.presets import PRESETS, SamplingDefaults
 from vidjax.models.wan.vae import VAEConfig
-from vidjax.parallel.rules import match_rules, shardings
-from vidjax.typing import Params, PyTree
+from vidjax.parallel.rules import AnyMesh, match_rules, shardings
+from vidjax.typing import Array, Params, PyTree
 from vidjax.weights import folder, hub, lora
 
 DTYPES = ("float32", "bfloat16")
@@ -127,13 +128,15 @@ def load(
       revision: branch, tag or commit of a hub repository.
 
     Raises:
-      InputError: an unknown ``dtype``, or ``loras_2`` for a model with one denoiser.
+      InputError: an unknown ``dtype``, ``loras_2`` for a model with one denoiser, or a mesh that does not divide it.
       WeightsError: no such folder or repository, or its files or ``loras`` do not fit the configuration.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r}: choose {' or '.join(DTYPES)}")
     path = bundled() if model is None else hub.find(str(model), revision)
     config = dataclasses.replace(read_config(path), dtype=dtype)
+    if mesh is not None:
+        config.modules.denoiser.check_mesh(config.transformer, mesh.shape)
     tokenizer = tokenizers.load(path / "tokenizer" / "spiece.model", config.sampling.max_text_length)
     # Everything that can be wrong is found before the first gigabyte is moved.
     for name, part in config.parts.items():
@@ -207,7 +210,7 @@ def _sampling(path: Path, transformer: DenoiserConfig, boundary: float | None) -
     return SamplingDefaults(flow_shift=float(scheduler.get("flow_shift", 5.0)))
 
 
-def part_layout(part: str, config: ModelConfig, mesh: Mesh | None) -> PyTree | None:
+def part_layout(part: str, config: ModelConfig, mesh: AnyMesh | None) -> PyTree | None:
     """How each parameter of a part is laid out over the mesh; None: on the default device."""
     if mesh is None:
         return None
@@ -226,4 +229,11 @@ def denoiser_params(model: Model, part: str) -> Params:
     if not model.offload:
         return model.params[part]
     layout = part_layout(part, model.config, model.mesh)
-    return jax.device_put(model.params[part], jax.devices()[0] if layout is None else layout)
+    if layout is None or jax.process_count() == 1:
+        return jax.device_put(model.params[part], jax.local_devices()[0] if layout is None else layout)
+
+    def spread(x: Array, sharding: NamedSharding) -> Array:
+        # Each process has the whole, and brings its devices' pieces.
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: np.asarray(x)[index])
+
+    return jax.tree.map(spread, model.params[part], layout)

@@ -103,7 +103,7 @@ def make_request(
         guidance_interval,
     )
     fps = _number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
-    height, width = _size(config, height, width)
+    height, width = clip_size(config, height, width)
     request = Request(
         prompts=prompts,
         negative_prompts=_negatives(negative_prompt, len(prompts)),
@@ -112,7 +112,7 @@ def make_request(
         originals=(),
         height=height,
         width=width,
-        num_frames=_frames(config, num_frames, duration, fps),
+        num_frames=clip_frames(config, num_frames, duration, fps),
         fps=fps,
         schedule=schedule,
         guidance_scales=scales,
@@ -239,7 +239,8 @@ def _finite(value: Any) -> bool:
         return False
 
 
-def _size(config: ModelConfig, height: int | None, width: int | None) -> tuple[int, int]:
+def clip_size(config: ModelConfig, height: int | None, width: int | None) -> tuple[int, int]:
+    """Height and width in pixels, the model's own for None; InputError where they do not fit it."""
     defaults, multiples = config.sampling, config.size_multiple
     height = defaults.height if height is None else height
     width = defaults.width if width is None else width
@@ -251,7 +252,8 @@ def _size(config: ModelConfig, height: int | None, width: int | None) -> tuple[i
     return int(height), int(width)
 
 
-def _frames(config: ModelConfig, num_frames: int | None, duration: float | None, fps: float) -> int:
+def clip_frames(config: ModelConfig, num_frames: int | None, duration: float | None, fps: float) -> int:
+    """How many frames, given or by the duration in seconds; InputError where the model cannot make so many."""
     step = config.vae.temporal_factor
     most = 1 + step * (config.transformer.rope_max_seq_len * config.transformer.patch_size[0] - 1)
     if duration is not None:

@@ -1,5 +1,6 @@
 """From a condition to latents: the denoiser, guided, walked by a solver. Pure functions of explicit parameters."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -31,7 +32,8 @@ def make_sampler(
 ) -> Callable[[dict[str, Params], Array, Condition], Float[Array, "B f h w c"]]:
     """A pure ``sample(params, key, condition) -> latents``, to jit, vmap, shard or differentiate.
 
-    ``params`` is ``model.params`` or a tree like it, ``key`` a JAX random key. None means the model's default.
+    ``params`` is ``model.params`` or a tree like it, ``key`` a JAX random key. None means the model's default. The work
+    is split over the mesh of ``jax.set_mesh``, or else over the model's own.
 
     Raises:
       InputError: a setting is out of range.
@@ -50,6 +52,10 @@ def make_sampler(
     rows = SOLVERS[solver].plan(schedule)
 
     def sample(params: dict[str, Params], key: Array, condition: Condition) -> Float[Array, "B f h w c"]:
+        with _on_mesh_of(model):
+            return walk(params, key, condition)
+
+    def walk(params: dict[str, Params], key: Array, condition: Condition) -> Float[Array, "B f h w c"]:
         state = SOLVERS[solver].init(initial_noise(key, condition.given.shape))
         for leg in make_legs(model.config, schedule, scales):
             contexts = text_contexts(model.config, params[leg.part], condition, *needed(leg.scale, rule))
@@ -59,6 +65,13 @@ def make_sampler(
         return paste(condition.given, condition.mask, state.x)
 
     return sample
+
+
+def _on_mesh_of(model: Model) -> contextlib.AbstractContextManager:
+    # A mesh that the caller has set comes first: some of its axes may be taken by a jax.shard_map around this.
+    if model.mesh is None or not jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(model.mesh.abstract_mesh)
 
 
 class Leg(NamedTuple):
@@ -149,7 +162,7 @@ def _twice(x: Array | None) -> Array | None:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "solver", "guidance"))
-def _steps(
+def run_steps(
     config: ModelConfig,
     solver: str,
     guidance: Guidance,
@@ -160,6 +173,7 @@ def _steps(
     state: PyTree,
     rows: PyTree,
 ) -> PyTree:
+    """The solver's state after the steps whose plan ``rows`` hold."""
     velocity = make_velocity(config, params, contexts, condition, scale, guidance)
     return sampling.walk(velocity, state, rows, SOLVERS[solver])
 
@@ -180,7 +194,7 @@ def sample_with_progress(
         params = denoiser_params(model, leg.part)
         contexts = text_contexts(model.config, params, condition, *needed(leg.scale, guidance))
         scale = jnp.float32(leg.scale)
-        step = functools.partial(_steps, model.config, solver, guidance, params, contexts, condition, scale)
+        step = functools.partial(run_steps, model.config, solver, guidance, params, contexts, condition, scale)
         state = sampling.walk_on_host(step, state, sampling.steps(rows, leg.first, leg.last), on_step)
         # Let go before the next denoiser comes: the device may not hold two.
         del params, contexts, step

@@ -1,8 +1,10 @@
+import dataclasses
+
 import jax
 import pytest
 
 from vidjax.errors import InputError
-from vidjax.parallel.mesh import batch_shard, make_mesh
+from vidjax.parallel.mesh import arrange, batch_shard, make_mesh, parse_mesh
 
 
 def test_free_axis_takes_the_rest():
@@ -36,4 +38,62 @@ def test_misfit_is_refused(sizes, message):
 
 
 def test_one_process_reads_the_whole_batch():
-    assert batch_shard(make_mesh(data=2, fsdp=2, tensor=2)) == (0, 1)
+    assert batch_shard(make_mesh(data=2, fsdp=2, tensor=2)) == ((0,), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A TPU v4 chip as mesh_utils sees it."""
+
+    slice_index: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v4"
+
+
+def test_slices_lie_behind_one_another_along_data():
+    """Any other axis over the network between slices would slow every layer down, not the gradients alone."""
+    chips = [Chip(s, (x, y, z)) for x in range(2) for s in (1, 0) for y in range(2) for z in range(2)]
+    placed = arrange((4, 2, 2, 1), chips)
+    assert [{chip.slice_index for chip in row.flat} for row in placed] == [{0}, {0}, {1}, {1}]
+    assert set(placed.flat) == set(chips)
+    with pytest.raises(InputError, match="data=3: must be a multiple of the 2 slices; nearest: 4"):
+        arrange((3, 1, 1, 1), chips)
+
+
+def test_axis_of_the_mesh_may_take_a_part_of_the_torus():
+    """Such a mesh is legal, and jax.make_mesh refuses it."""
+    chips = [Chip(0, (x, y, z)) for x in range(4) for y in range(4) for z in range(1)]
+    assert arrange((2, 8, 1, 1), chips).shape[:2] == (2, 8)
+
+
+@pytest.mark.parametrize("text", ["data", "data=", "data=x", "rows=2", "data=1,data=2", "", "data=--1"])
+def test_mesh_as_text(text):
+    """A typing error must not leave an axis at 1."""
+    assert parse_mesh("data=-1, fsdp=4") == {"data": -1, "fsdp": 4}
+    with pytest.raises(InputError, match="is not AXIS=SIZE; the axes are data, fsdp, context, tensor"):
+        parse_mesh(text)
+
+
+@pytest.mark.parametrize(
+    ("owners", "expected"),
+    [
+        ([0, 0, 1, 1], ((0,), 2)),
+        ([0, 1, 0, 1], ((0, 2), 4)),  # a host's chips need not be neighbours
+        ([1, 0, 0, 1], ((1, 2), 4)),
+    ],
+)
+def test_a_process_reads_the_rows_of_its_devices(owners, expected, monkeypatch):
+    """On a pod each host would otherwise read the rows of another, or refuse to start."""
+    mesh = make_mesh(data=4, devices=jax.devices()[:4])
+    monkeypatch.setattr("vidjax.parallel.mesh._owner", lambda device: owners[device.id])
+    assert batch_shard(mesh) == expected
+
+
+def test_rows_shared_in_part_are_refused(monkeypatch):
+    """Three processes over two rows: no process could say which rows it has."""
+    mesh = make_mesh(data=2, context=3, devices=jax.devices()[:6])
+    monkeypatch.setattr("vidjax.parallel.mesh._owner", lambda device: device.id // 2)
+    with pytest.raises(InputError, match="a multiple of the 3 processes"):
+        batch_shard(mesh)

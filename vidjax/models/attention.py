@@ -3,76 +3,78 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
+from vidjax.models import chunked, splash
+from vidjax.parallel.context import Kernel, attention_over_mesh
 from vidjax.typing import Array, Float
 
-# Above this many keys the CPU walks over them in chunks, so that memory stays linear in tokens.
-CPU_CHUNK = 1024
+PLAIN = 2**20
+"""With at most so many weights (queries x keys, a head) they are simply computed, on any device."""
 
 
 def attention(
-    q: Float[Array, "B N heads D"],
-    k: Float[Array, "B M heads D"],
-    v: Float[Array, "B M heads D"],
-    bias: Float[Array, "#B heads #N M"] | None = None,
+    q: Float[Array, "B *N heads D"],
+    k: Float[Array, "B *M heads D"],
+    v: Float[Array, "B *M heads D"],
+    bias: Float[Array, "#B heads #queries keys"] | None = None,
     scale: float | None = None,
-) -> Float[Array, "B N heads D"]:
+    valid: int | None = None,
+) -> Float[Array, "B *N heads D"]:
     """softmax(q k^T scale + bias) v.
 
+    Video has two axes of tokens, ``[B, f, s, heads, D]``, of which the second is split over the mesh's ``context``;
+    only the first ``valid`` tokens of each frame count as keys. Text has one, and is whole on every device.
     ``scale`` defaults to ``D ** -0.5``. The softmax runs in float32. With a ``bias`` (short text only) the weights
-    are materialised; without one, memory is linear in ``N + M`` on every backend that has a fused kernel.
+    are materialised; without one, memory is linear in ``N + M``, forward and backward.
     """
-    if bias is not None or k.shape[1] <= CPU_CHUNK:
+    if q.ndim == 4 and (bias is not None or q.shape[1] * k.shape[1] <= PLAIN):
         return jax.nn.dot_product_attention(q, k, v, bias=bias, scale=scale)
-    return lax.platform_dependent(
-        q,
-        k,
-        v,
-        cpu=functools.partial(chunked_attention, scale=scale, chunk=CPU_CHUNK),
-        default=functools.partial(jax.nn.dot_product_attention, scale=scale),
+    kernel = Kernel(
+        functools.partial(attend, scale=scale),
+        functools.partial(forward, scale=scale),
+        functools.partial(chunked.backward, scale=scale),
     )
+    if q.ndim == 5:
+        return attention_over_mesh(kernel, q, k, v, valid)
+    # A long sequence is split as one frame is.
+    k, v = (k[:, None], v[:, None]) if k.shape == q.shape else (k, v)
+    return attention_over_mesh(kernel, q[:, None], k, v)[:, 0]
 
 
-def chunked_attention(
+def attend(
     q: Float[Array, "B N heads D"],
     k: Float[Array, "B M heads D"],
     v: Float[Array, "B M heads D"],
     scale: float | None = None,
-    chunk: int = CPU_CHUNK,
 ) -> Float[Array, "B N heads D"]:
-    """Attention with a running softmax over chunks of keys (Rabe and Staats, 2112.05682; Dao et al., 2205.14135).
+    """Attention on one device."""
+    if q.shape[1] * k.shape[1] <= PLAIN:
+        return jax.nn.dot_product_attention(q, k, v, scale=scale)
+    forms = {"tpu": splash.splash_attention}
+    cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn", scale=scale)
+    if _traces(cudnn, q, k, v):
+        forms["cuda"] = cudnn
+    forms = {platform: functools.partial(form, scale=scale) for platform, form in forms.items()}
+    return lax.platform_dependent(q, k, v, **forms, default=functools.partial(chunked.chunked_attention, scale=scale))
 
-    Equal to plain attention up to rounding; holds ``N x chunk`` weights instead of ``N x M``.
-    """
-    B, N, heads, D = q.shape
-    M = k.shape[1]
-    scale = D**-0.5 if scale is None else scale
-    count = -(-M // chunk)
-    pad = ((0, 0), (0, count * chunk - M), (0, 0), (0, 0))
-    keys = jnp.pad(k, pad).reshape(B, count, chunk, heads, D).swapaxes(0, 1)
-    values = jnp.pad(v, pad).reshape(B, count, chunk, heads, D).swapaxes(0, 1)
-    valid = (jnp.arange(count * chunk) < M).reshape(count, chunk)
-    q = q.astype(jnp.float32) * scale
 
-    @jax.checkpoint
-    def step(carry, inputs):
-        total, norm, peak = carry
-        key, value, mask = inputs
-        logits = jnp.einsum("bnhd,bmhd->bhnm", q, key.astype(jnp.float32))
-        logits = jnp.where(mask, logits, -jnp.inf)
-        new_peak = jnp.maximum(peak, logits.max(-1))
-        weights = jnp.exp(logits - new_peak[..., None])
-        decay = jnp.exp(peak - new_peak)
-        norm = norm * decay + weights.sum(-1)
-        total = total * decay[..., None] + jnp.einsum("bhnm,bmhd->bhnd", weights, value.astype(jnp.float32))
-        return (total, norm, new_peak), None
+def forward(
+    q: Float[Array, "B N heads D"],
+    k: Float[Array, "B M heads D"],
+    v: Float[Array, "B M heads D"],
+    mask: Array | None,
+    scale: float | None = None,
+) -> tuple[Array, Array]:
+    """Attention to a part of the keys: ``out`` and ``lse`` of :class:`vidjax.parallel.context.Kernel`."""
+    forms = (functools.partial(form, scale=scale) for form in (splash.forward, chunked.forward))
+    return lax.platform_dependent(q, k, v, mask, tpu=next(forms), default=next(forms))
 
-    start = (
-        jnp.zeros((B, heads, N, D), jnp.float32),
-        jnp.zeros((B, heads, N), jnp.float32),
-        jnp.full((B, heads, N), -jnp.inf, jnp.float32),
-    )
-    (total, norm, _), _ = lax.scan(step, start, (keys, values, valid))
-    return (total / norm[..., None]).swapaxes(1, 2).astype(v.dtype)
+
+def _traces(cudnn, q: Array, k: Array, v: Array) -> bool:
+    # jax itself knows what its cuDNN takes, if there is one: half precision, some sizes of heads.
+    try:
+        jax.eval_shape(cudnn, q, k, v)
+    except (RuntimeError, NotImplementedError, ValueError):
+        return False
+    return True

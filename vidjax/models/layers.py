@@ -51,8 +51,10 @@ def rotary_table(positions: np.ndarray, dim: int, theta: float = 1e4) -> np.ndar
     return np.outer(np.asarray(positions, np.float64), frequencies)
 
 
-def rotary_table_3d(frames: np.ndarray, height: int, width: int, head_dim: int) -> np.ndarray:
-    """Angles [f, h * w, head_dim / 2]: channels split over time, height and width.
+def rotary_tables_3d(
+    frames: np.ndarray, height: int, width: int, head_dim: int
+) -> tuple[Float[np.ndarray, "f a"], Float[np.ndarray, "s b"]]:
+    """Angles of the frames, and of the ``s = height width`` places in a frame; ``a + b`` is ``head_dim / 2``.
 
     Height and width get ``2 (head_dim // 6)`` channels each, time the rest. ``frames`` holds the positions in time,
     so that given frames may sit anywhere.
@@ -61,24 +63,23 @@ def rotary_table_3d(frames: np.ndarray, height: int, width: int, head_dim: int) 
     t = rotary_table(frames, head_dim - 2 * spatial)
     h = rotary_table(np.arange(height), spatial)
     w = rotary_table(np.arange(width), spatial)
-    f = len(frames)
-    return np.concatenate(
-        [
-            np.broadcast_to(t[:, None, None], (f, height, width, t.shape[-1])),
-            np.broadcast_to(h[None, :, None], (f, height, width, h.shape[-1])),
-            np.broadcast_to(w[None, None, :], (f, height, width, w.shape[-1])),
-        ],
-        axis=-1,
-    ).reshape(f, height * width, head_dim // 2)
+    return t, np.concatenate([np.repeat(h, width, axis=0), np.tile(w, (height, 1))], axis=-1)
+
+
+def spread(times: Float[Array, "f a"], places: Float[Array, "s b"]) -> Float[Array, "f s half"]:
+    """A table of frames and one of places as one of tokens."""
+    f, s = times.shape[0], places.shape[0]
+    times = jnp.broadcast_to(times[:, None], (f, s, times.shape[1]))
+    return jnp.concatenate([times, jnp.broadcast_to(places, (f, *places.shape))], axis=-1)
 
 
 def rotate(
-    x: Float[Array, "B N heads D"], cos: Float[Array, "N half"], sin: Float[Array, "N half"]
-) -> Float[Array, "B N heads D"]:
+    x: Float[Array, "B *N heads D"], cos: Float[Array, "*N half"], sin: Float[Array, "*N half"]
+) -> Float[Array, "B *N heads D"]:
     """Turn interleaved channel pairs by the angles of their token, in float32."""
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     a, b = pairs[..., 0], pairs[..., 1]
-    cos, sin = cos[:, None], sin[:, None]
+    cos, sin = cos[..., None, :], sin[..., None, :]
     return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape).astype(x.dtype)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vidjax.errors import InputError
@@ -30,10 +31,53 @@ def make_mesh(data: int = 1, fsdp: int = 1, context: int = 1, tensor: int = 1, d
     devices = list(jax.devices() if devices is None else devices)
     shape = tuple(mesh_shape(sizes, len(devices)).values())
     count = math.prod(shape)
-    types = (AxisType.Auto,) * len(AXES)
-    if count == len(devices):
-        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
-    return Mesh(np.array(devices[:count]).reshape(shape), AXES, axis_types=types)
+    return Mesh(arrange(shape, devices[:count]), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def arrange(shape: tuple[int, ...], devices: Sequence) -> np.ndarray:
+    """The devices as an array of this shape: neighbours on the chips' torus lie next to each other.
+
+    Slices, which only the data centre's network connects, lie behind one another along the first axis, `data`: of a
+    step, its gradients alone cross that network.
+
+    Raises:
+      InputError: `data` is not a multiple of the number of slices.
+    """
+    slices: dict[int, list] = {}
+    for device in devices:
+        # GPUs call their nodes slices; those lie behind one another in the plain order, whatever the shape.
+        index = getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
+        slices.setdefault(index, []).append(device)
+    count = len(slices)
+    if shape[0] % count:
+        near = max(round(shape[0] / count), 1) * count
+        raise InputError(f"mesh data={shape[0]}: must be a multiple of the {count} slices; nearest: {near}")
+    inside = (shape[0] // count, *shape[1:])
+    return np.concatenate([_arrange_slice(inside, slices[index]) for index in sorted(slices)])
+
+
+def _arrange_slice(shape: tuple[int, ...], devices: Sequence) -> np.ndarray:
+    try:
+        return mesh_utils.create_device_mesh(shape, devices)
+    except NotImplementedError:  # an axis of the mesh takes a part of an axis of the torus
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """`data=-1,fsdp=4` as sizes for `make_mesh`.
+
+    Raises:
+      InputError: an item is not AXIS=SIZE, or there is no such axis.
+    """
+    sizes = {}
+    for item in text.split(","):
+        axis, _, size = (part.strip() for part in item.partition("="))
+        if axis not in AXES or axis in sizes or not size.removeprefix("-").isdecimal():
+            raise InputError(
+                f"mesh {text!r}: {item.strip()!r} is not AXIS=SIZE; the axes are {', '.join(AXES)}, each at most once"
+            )
+        sizes[axis] = int(size)
+    return sizes
 
 
 def mesh_shape(sizes: dict[str, int], num_devices: int) -> dict[str, int]:
@@ -67,17 +111,32 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def batch_shard(mesh: Mesh) -> tuple[int, int]:
-    """`(index, count)`: this process reads block `index` of the `count` blocks a batch is cut into.
+def batch_shard(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+    """`(blocks, count)`: this process reads these of the `count` blocks that the rows of a batch are cut into.
 
-    Processes whose devices differ only along `context` or `tensor` share a block, so they read the same rows.
+    Processes whose devices differ only along `context` or `tensor` read the same blocks.
+
+    Raises:
+      InputError: the blocks of one process overlap those of another, without being the same.
     """
-    blocks = mesh.shape["data"] * mesh.shape["fsdp"]
-    placed = batch_sharding(mesh).devices_indices_map((blocks,))
-    mine = sorted({placed[d][0].indices(blocks)[0] for d in mesh.local_devices})
-    if mine != list(range(mine[0], mine[0] + len(mine))) or blocks % len(mine) or mine[0] % len(mine):
+    count = mesh.shape["data"] * mesh.shape["fsdp"]
+    placed = batch_sharding(mesh).devices_indices_map((count,))
+    blocks: dict[int, set[int]] = {}
+    for device, index in placed.items():
+        blocks.setdefault(_owner(device), set()).add(index[0].indices(count)[0])
+    mine = blocks[jax.process_index()]
+    if any(mine & other and mine != other for other in blocks.values()):
         raise InputError(
-            f"mesh {dict(mesh.shape)}: the rows of this process, {mine} of {blocks}, are not one block; "
-            "let `data` times `fsdp` be a multiple of the number of processes"
+            f"mesh {dict(mesh.shape)}: processes share some of the rows of a batch; let `data` times `fsdp` be a "
+            f"multiple of the {len(blocks)} processes, or `context` times `tensor` of the devices of each"
         )
-    return mine[0] // len(mine), blocks // len(mine)
+    # As few as possible: a process reads fewer, larger pieces.
+    size = len(mine)
+    first = min(mine) // size
+    if count % size == 0 and mine == set(range(first * size, (first + 1) * size)):
+        return (first,), count // size
+    return tuple(sorted(mine)), count
+
+
+def _owner(device: jax.Device) -> int:
+    return device.process_index

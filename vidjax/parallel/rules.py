@@ -1,17 +1,21 @@
 """Which axis of the mesh splits which axis of an array: by path for parameters, in place for activations."""
 
+import functools
 import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vidjax.errors import InputError
 from vidjax.typing import Array, PyTree
 
 Rules = Sequence[tuple[str, PartitionSpec]]
+
+AnyMesh = Mesh | AbstractMesh
+"""Of devices, or only of their number: enough to say how arrays are split."""
 
 
 def leaf_path(path: tuple[Any, ...]) -> str:
@@ -68,7 +72,7 @@ def match_state(specs: PyTree, abstract_state: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(find, abstract_state)
 
 
-def shardings(mesh: Mesh, specs: PyTree, abstract: PyTree) -> PyTree:
+def shardings(mesh: AnyMesh, specs: PyTree, abstract: PyTree) -> PyTree:
     """`NamedSharding`s for a tree of specs, each checked against its array's shape.
 
     Raises:
@@ -99,23 +103,49 @@ def shard(params: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
     return jax.device_put(params, shardings(mesh, match_rules(rules, params), params))
 
 
+def free_axes() -> dict[str, int]:
+    """Sizes of the axes of the mesh of `jax.set_mesh`, less those that an enclosing `jax.shard_map` has split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+    return {name: size for name, size, kind in axes if kind == AxisType.Auto}
+
+
+def fitting_spec(shape: Sequence[int], *axes: str | tuple[str, ...] | None) -> PartitionSpec:
+    """The `PartitionSpec` of these mesh axes, less those that are not free or do not divide the shape evenly."""
+    free = free_axes()
+    spec = []
+    for size, names in zip(shape, axes, strict=False):
+        kept, parts = [], 1
+        for name in _names(names):
+            if name in free and size % (parts * free[name]) == 0:
+                kept.append(name)
+                parts *= free[name]
+        spec.append(tuple(kept) or None)
+    return PartitionSpec(*spec)
+
+
 def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
     """Ask for `x` to be split over these mesh axes; leaves it alone where no mesh is set.
 
     The mesh is that of `jax.set_mesh`. A layout hint, never an error: an axis of `x` that does not divide
-    stays whole, as does one that an enclosing `jax.shard_map` has already split.
+    is whole, as is one of None or not named; what an enclosing `jax.shard_map` has split is left to it.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return x
-    free = {n: s for n, s, t in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
-            if t == AxisType.Auto}  # fmt: skip
-    spec = []
-    for size, names in zip(x.shape, axes, strict=False):
-        kept = tuple(name for name in _names(names) if name in free)
-        divides = size % math.prod(free[name] for name in kept) == 0
-        spec.append(kept if kept and divides else None)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec)) if any(spec) else x
+    return jax.lax.with_sharding_constraint(x, fitting_spec(x.shape, *axes)) if free_axes() else x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(kernel: Array, axes: tuple[str | None, ...]) -> Array:
+    """A parameter that is stored split over `axes`, whole along `fsdp` for use; its gradient is split as it is stored.
+
+    Left to itself the partitioner may rather move activations, where the batch is too small for `fsdp`.
+    """
+    return constrain(kernel, *(None if name == "fsdp" else name for name in axes))
+
+
+gathered.defvjp(
+    lambda kernel, axes: (gathered(kernel, axes), None),
+    lambda axes, _, gradient: (constrain(gradient, *axes),),
+)
 
 
 def _names(names: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The autoencoder against the published one, in chunks and whole."""
 
 import functools
+import re
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from vidjax.models.wan import vae
+from vidjax.parallel.mesh import make_mesh
 from vidjax.weights import folder
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -190,3 +192,27 @@ def test_gradients_reach_every_parameter():
 
     gradients = jax.tree_util.tree_leaves_with_path(gradient(random_params(config)))
     assert not [jax.tree_util.keystr(path) for path, g in gradients if not g.any()]
+
+
+@pytest.mark.parametrize(("name", "rows", "columns"), [("vae_2_1", 4, 6), ("vae_2_2", 3, 4)])
+def test_split_picture_is_the_whole_picture(name, rows, columns):
+    """Over 4 devices, by rows or else by columns. A seam would show in every clip from a large machine;
+    and devices exchange borders only: whole pictures would take the memory that splitting is to save."""
+    path = GOLDEN / name
+    config = folder.read_config(path, "vae")
+    params = folder.read_part(path, "vae", config, dtype=np.float32)
+    size = config.spatial_factor
+    frames = jax.random.uniform(jax.random.key(1), (2, 5, rows * size, columns * size, 3), minval=-1)
+    latents = jax.random.normal(jax.random.key(2), (2, 2, rows, columns, config.z_dim))
+
+    def both(params, frames, latents):
+        return vae.encode(config, params, frames), vae.decode(config, params, latents)
+
+    expected = jax.jit(both)(params, frames, latents)
+    with jax.set_mesh(make_mesh(data=2, context=4)):
+        compiled = jax.jit(both).lower(params, frames, latents).compile()
+        found = compiled(params, frames, latents)
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        close(b, a, 1e-5)
+    kinds = set(re.findall(r" (all-gather|all-to-all|collective-permute|all-reduce)", compiled.as_text()))
+    assert kinds == {"collective-permute"}

@@ -2,10 +2,14 @@
 
 Submodules carry the published tensor names (a path joined by dots is the published name); the blocks are stacked
 and run under a scan. Keys and values of the text are computed once per clip: :func:`context`, then :func:`velocity`.
+
+On a mesh the tokens ``s`` of each frame are split over ``context``: so the modulation, one for each frame, is at hand
+everywhere. Heads and hidden features are split over ``tensor``.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,14 +17,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from vidjax.errors import InputError
 from vidjax.models.attention import attention
-from vidjax.models.layers import LayerNorm, RMSNorm, modulate, rotary_table_3d, rotate, sinusoidal_embedding
+from vidjax.models.layers import LayerNorm, RMSNorm, modulate, rotary_tables_3d, rotate, sinusoidal_embedding, spread
+from vidjax.parallel.mesh import BATCH_AXES
+from vidjax.parallel.rules import constrain, free_axes, gathered
 from vidjax.typing import Array, Float, Params, PyTree
 
 TIME_SCALE = 1000.0
 """Published weights were trained with times from 0 to 1000."""
 
 Remat = Literal["none", "full", "dots"]
+
+
+VIDEO = (BATCH_AXES, None, "context")
+"""The axes of the mesh that split ``B f s``."""
+
+INTO_HEADS = ("fsdp", "tensor")
+OUT_OF_HEADS = ("tensor", "fsdp")
+"""Those that split the kernel of a layer from the width to heads or hidden features, and back."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +62,16 @@ class DenoiserConfig:
     @property
     def dim(self) -> int:
         return self.num_attention_heads * self.attention_head_dim
+
+
+class Angles(NamedTuple):
+    """Of the rotary embedding: cosines and sines, of frames [f, a] and of the places in a frame [s, b].
+
+    There may be more tokens than places: those only fill up, so that every device has as many.
+    """
+
+    cos: tuple[Array, Array]
+    sin: tuple[Array, Array]
 
 
 class TimeEmbedder(nn.Module):
@@ -99,13 +124,23 @@ class ConditionEmbedder(nn.Module):
 
     def time(self, t: Float[Array, "B f"]) -> tuple[Float[Array, "B f D"], Float[Array, "B f 6 D"]]:
         embedding = self.time_embedder(sinusoidal_embedding(t * TIME_SCALE, self.config.freq_dim))
-        return embedding, self.time_proj(nn.silu(embedding)).reshape(*t.shape, 6, -1)
+        modulation = self.time_proj(nn.silu(embedding)).reshape(*t.shape, 6, -1)
+        return constrain(embedding, BATCH_AXES), constrain(modulation, BATCH_AXES)
 
     def text(self, x):
         return self.text_embedder(x)
 
     def image(self, x):
         return self.image_embedder(x)
+
+
+def dense(features: int, dtype: DTypeLike, axes: tuple[str | None, ...], name: str | None = None) -> nn.Dense:
+    """A dense layer whose kernel is stored split over ``axes`` of the mesh."""
+
+    def dot(x: Array, kernel: Array, *args, **kwargs) -> Array:
+        return jax.lax.dot_general(x, gathered(kernel, axes), *args, **kwargs)
+
+    return nn.Dense(features, dtype=dtype, dot_general=dot, name=name)
 
 
 class Attention(nn.Module):
@@ -117,32 +152,37 @@ class Attention(nn.Module):
 
     def setup(self):
         c = self.config
-        self.to_q, self.to_k, self.to_v = (nn.Dense(c.dim, dtype=self.dtype) for _ in range(3))
-        self.to_out = nn.Dense(c.dim, dtype=self.dtype, name="to_out.0")
+        self.to_q, self.to_k, self.to_v = (dense(c.dim, self.dtype, INTO_HEADS) for _ in range(3))
+        self.to_out = dense(c.dim, self.dtype, OUT_OF_HEADS, name="to_out.0")
         self.norm_q, self.norm_k = RMSNorm(c.eps), RMSNorm(c.eps)
         if self.image:
-            self.add_k_proj, self.add_v_proj = (nn.Dense(c.dim, dtype=self.dtype) for _ in range(2))
+            self.add_k_proj, self.add_v_proj = (dense(c.dim, self.dtype, INTO_HEADS) for _ in range(2))
             self.norm_added_k = RMSNorm(c.eps)
 
-    def heads(self, x: Float[Array, "B N D"]) -> Float[Array, "B N heads d"]:
-        return x.reshape(*x.shape[:2], self.config.num_attention_heads, self.config.attention_head_dim)
+    def heads(self, x: Float[Array, "B *N D"]) -> Float[Array, "B *N heads d"]:
+        x = x.reshape(*x.shape[:-1], self.config.num_attention_heads, self.config.attention_head_dim)
+        return constrain(x, *(VIDEO if x.ndim == 5 else (BATCH_AXES, None)), "tensor")
 
-    def out(self, x: Float[Array, "B N heads d"]) -> Float[Array, "B N D"]:
-        return self.to_out(x.reshape(*x.shape[:2], -1))
+    def out(self, x: Float[Array, "B f s heads d"]) -> Float[Array, "B f s D"]:
+        return constrain(self.to_out(x.reshape(*x.shape[:-2], -1)), *VIDEO)
 
-    def self_attend(self, x: Float[Array, "B N D"], cos: Array, sin: Array) -> Float[Array, "B N D"]:
+    def self_attend(self, x: Float[Array, "B f s D"], angles: Angles) -> Float[Array, "B f s D"]:
+        valid = angles.cos[1].shape[0]
+        fill = lambda places: jnp.pad(places, ((0, x.shape[2] - valid), (0, 0)))  # noqa: E731
+        cos, sin = (spread(times, fill(places)) for times, places in angles)
         q = rotate(self.heads(self.norm_q(self.to_q(x))), cos, sin)
         k = rotate(self.heads(self.norm_k(self.to_k(x))), cos, sin)
-        return self.out(attention(q, k, self.heads(self.to_v(x))))
+        return self.out(attention(q, k, self.heads(self.to_v(x)), valid=valid))
 
     def keys_values(self, text: Float[Array, "B L D"], image: Float[Array, "B I D"] | None) -> PyTree:
         pairs = {"text": (self.heads(self.norm_k(self.to_k(text))), self.heads(self.to_v(text)))}
         if image is not None:
             key = self.heads(self.norm_added_k(self.add_k_proj(image)))
             pairs["image"] = (key, self.heads(self.add_v_proj(image)))
-        return pairs
+        # All layers at once would be much: kept split, and whole in the layer that is at work.
+        return jax.tree.map(lambda x: constrain(x, BATCH_AXES, "context", "tensor"), pairs)
 
-    def cross_attend(self, x: Float[Array, "B N D"], pairs: PyTree) -> Float[Array, "B N D"]:
+    def cross_attend(self, x: Float[Array, "B f s D"], pairs: PyTree) -> Float[Array, "B f s D"]:
         q = self.heads(self.norm_q(self.to_q(x)))
         return self.out(sum(attention(q, k, v) for k, v in pairs.values()))
 
@@ -153,8 +193,8 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = nn.gelu(nn.Dense(self.config.ffn_dim, dtype=self.dtype, name="net.0.proj")(x))
-        return nn.Dense(self.config.dim, dtype=self.dtype, name="net.2")(x)
+        x = constrain(dense(self.config.ffn_dim, self.dtype, INTO_HEADS, name="net.0.proj")(x), *VIDEO, "tensor")
+        return constrain(dense(self.config.dim, self.dtype, OUT_OF_HEADS, name="net.2")(nn.gelu(x)), *VIDEO)
 
 
 class Block(nn.Module):
@@ -176,19 +216,16 @@ class Block(nn.Module):
     def keys_values(self, carry, text, image):
         return carry, self.attn2.keys_values(text, image)
 
-    def __call__(self, x: Float[Array, "B f s D"], pairs: PyTree, time: Float[Array, "B f 6 D"], angles):
-        B, f, s, D = x.shape
+    def __call__(self, x: Float[Array, "B f s D"], pairs: PyTree, time: Float[Array, "B f 6 D"], angles: Angles):
         modulation = self.scale_shift_table + time.astype(jnp.float32)
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation[:, :, i, None] for i in range(6))
-        flat = lambda y: y.astype(self.dtype).reshape(B, f * s, D)  # noqa: E731
-
-        y = flat(modulate(self.norm1(x.astype(jnp.float32)), shift1, scale1))
-        x = (x + self.attn1.self_attend(y, *angles).reshape(x.shape) * gate1).astype(self.dtype)
+        y = modulate(self.norm1(x.astype(jnp.float32)), shift1, scale1).astype(self.dtype)
+        x = (x + self.attn1.self_attend(y, angles) * gate1).astype(self.dtype)
         y = x if not self.config.cross_attn_norm else self.norm2(x)
-        x = x + self.attn2.cross_attend(flat(y), pairs).reshape(x.shape)
-        y = flat(modulate(self.norm3(x.astype(jnp.float32)), shift2, scale2))
-        x = (x + self.ffn(y).reshape(x.shape) * gate2).astype(self.dtype)
-        return x, None
+        x = x + self.attn2.cross_attend(y.astype(self.dtype), pairs)
+        y = modulate(self.norm3(x.astype(jnp.float32)), shift2, scale2).astype(self.dtype)
+        x = (x + self.ffn(y) * gate2).astype(self.dtype)
+        return constrain(x, *VIDEO), None
 
 
 def stack(config: DenoiserConfig, remat: Remat) -> type[nn.Module]:
@@ -216,13 +253,12 @@ class Denoiser(nn.Module):
 
     def setup(self):
         c = self.config
-        shape = (*c.patch_size, c.in_channels, c.dim)
-        fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=(0, 1, 2, 3))
-        self.patch_embedding = PatchEmbedding(shape, fan_in, self.dtype)
+        check_mesh(c, free_axes())
+        self.patch_embedding = PatchEmbedding((*c.patch_size, c.in_channels, c.dim), self.dtype)
         self.condition_embedder = ConditionEmbedder(c, self.dtype)
         self.blocks = stack(c, self.remat)(c, self.dtype)
         self.norm_out = LayerNorm(affine=False, eps=c.eps)
-        self.proj_out = nn.Dense(int(np.prod(c.patch_size)) * c.out_channels, dtype=self.dtype)
+        self.proj_out = dense(int(np.prod(c.patch_size)) * c.out_channels, self.dtype, ("fsdp", None))
         self.scale_shift_table = self.param("scale_shift_table", nn.initializers.normal(c.dim**-0.5), (1, 2, c.dim))
 
     def context(self, text, image=None):
@@ -232,40 +268,59 @@ class Denoiser(nn.Module):
 
     def __call__(self, x, t, context, frames=None):
         c = self.config
-        B, f, h, w, _ = x.shape
         pt, ph, pw = c.patch_size
-        f, h, w = f // pt, h // ph, w // pw
+        f, h, w = (n // p for n, p in zip(x.shape[1:4], c.patch_size, strict=True))
         time, modulation = self.condition_embedder.time(t[:, ::pt])
-        angles = rotary_table_3d(np.arange(f) if frames is None else np.asarray(frames), h, w, c.attention_head_dim)
-        angles = angles.reshape(f * h * w, -1)
-        angles = tuple(jnp.asarray(g(angles), jnp.float32) for g in (np.cos, np.sin))
-        y = self.patch_embedding(x.astype(self.dtype)).reshape(B, f, h * w, c.dim)
+        tables = rotary_tables_3d(np.arange(f) if frames is None else np.asarray(frames), h, w, c.attention_head_dim)
+        angles = Angles(*(tuple(jnp.asarray(g(a), jnp.float32) for a in tables) for g in (np.cos, np.sin)))
+        # Split while a token is but a patch: nothing of the full length and width exists anywhere.
+        fill = -(h * w) % free_axes().get("context", 1)
+        patches = jnp.pad(patchify(x.astype(self.dtype), c.patch_size), ((0, 0), (0, 0), (0, fill), (0, 0)))
+        y = constrain(self.patch_embedding(constrain(patches, *VIDEO)), *VIDEO)
         y, _ = self.blocks(y, context, modulation, angles)
         table = self.scale_shift_table + time.astype(jnp.float32)[:, :, None]
         y = modulate(self.norm_out(y.astype(jnp.float32)), table[:, :, :1], table[:, :, 1:]).astype(self.dtype)
-        y = self.proj_out(y).reshape(B, f, h, w, pt, ph, pw, c.out_channels)
-        y = y.transpose(0, 1, 4, 2, 5, 3, 6, 7)
-        return y.reshape(B, f * pt, h * ph, w * pw, c.out_channels).astype(jnp.float32)
+        y = constrain(self.proj_out(constrain(y, *VIDEO)), *VIDEO)
+        y = constrain(y, BATCH_AXES)[:, :, : h * w]
+        y = y.reshape(-1, f, h, w, pt, ph, pw, c.out_channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+        return y.reshape(-1, f * pt, h * ph, w * pw, c.out_channels).astype(jnp.float32)
 
     def initialize(self, x, t, text, image=None):
         return self(x, t, self.context(text, image))
 
 
+def patchify(x: Float[Array, "B f h w c"], size: tuple[int, int, int]) -> Float[Array, "B f2 s P"]:
+    """Patches of each frame, one after another, their values ordered (time, row, column, channel)."""
+    B, f, h, w, c = x.shape
+    pt, ph, pw = size
+    x = x.reshape(B, f // pt, pt, h // ph, ph, w // pw, pw, c).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return x.reshape(B, f // pt, (h // ph) * (w // pw), pt * ph * pw * c)
+
+
 class PatchEmbedding(nn.Module):
-    """Latent patches to tokens: a convolution whose stride is its kernel, as one matrix product."""
+    """Patches to tokens; the kernel has the form of a convolution whose stride is its size."""
 
     shape: tuple[int, int, int, int, int]
-    initializer: nn.initializers.Initializer
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B f h w c"]) -> Float[Array, "B f2 h2 w2 D"]:
-        pt, ph, pw, c, D = self.shape
-        kernel = self.param("kernel", self.initializer, self.shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (D,)).astype(self.dtype)
-        B, f, h, w, _ = x.shape
-        x = x.reshape(B, f // pt, pt, h // ph, ph, w // pw, pw, c).transpose(0, 1, 3, 5, 2, 4, 6, 7)
-        return x.reshape(*x.shape[:4], -1) @ kernel.reshape(-1, D) + bias
+    def __call__(self, x: Float[Array, "B f s P"]) -> Float[Array, "B f s D"]:
+        fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=(0, 1, 2, 3))
+        kernel = self.param("kernel", fan_in, self.shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, self.shape[-1:]).astype(self.dtype)
+        return x @ gathered(kernel.reshape(-1, self.shape[-1]), (None, "fsdp")) + bias
+
+
+def check_mesh(config: DenoiserConfig, sizes: Mapping[str, int]) -> None:
+    """See, before anything is compiled, that the heads can be split as a mesh of these sizes has it.
+
+    Raises:
+      InputError: they do not divide over ``tensor``.
+    """
+    heads, parts = config.num_attention_heads, sizes.get("tensor", 1)
+    if heads % parts:
+        choices = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        raise InputError(f"mesh tensor={parts} does not divide the {heads} heads of the denoiser; choose {choices}")
 
 
 def init(config: DenoiserConfig, key: Array) -> Params:

@@ -5,6 +5,9 @@ can be coded in pieces: each convolution keeps its last frames in the ``cache`` 
 cache continues where the last one ended. The whole clip is simply one large piece: one code path, equal results.
 
 Submodules carry the published tensor names (a path joined by dots is the published name).
+
+On a mesh the picture is split over ``context``, by rows where these divide and else by columns: convolutions then
+need their neighbours' border only, which the partitioner fetches.
 """
 
 import dataclasses
@@ -19,6 +22,8 @@ import numpy as np
 from jax import lax
 
 from vidjax.models.attention import attention
+from vidjax.parallel.mesh import BATCH_AXES
+from vidjax.parallel.rules import constrain, free_axes
 from vidjax.typing import Array, Float, Params, PyTree
 
 
@@ -53,6 +58,22 @@ class VAEConfig:
     @property
     def spatial_factor(self) -> int:
         return 2 ** (len(self.dim_mult) - 1) * (self.patch_size or 1)
+
+
+Split = tuple[str | None, str | None]
+"""The axes of the mesh that split rows and columns of a picture."""
+
+
+def choose_split(rows: int, columns: int) -> Split:
+    """By rows, or by columns where only these divide; one choice for all sizes of a clip, as they are its multiples."""
+    parts = free_axes().get("context", 1)
+    if parts == 1:
+        return None, None
+    return (None, "context") if rows % parts and columns % parts == 0 else ("context", None)
+
+
+def lay_out(x: Float[Array, "B F H W C"], split: Split) -> Float[Array, "B F H W C"]:
+    return constrain(x, BATCH_AXES, None, *split)
 
 
 def recall(module: nn.Module, x: Float[Array, "B F H W C"], frames: int) -> tuple[Array, bool]:
@@ -189,23 +210,30 @@ class ResidualBlock(nn.Module):
 class SpatialAttention(nn.Module):
     """Single-head self-attention inside each frame."""
 
+    split: Split
+
     @nn.compact
     def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F H W C"]:
         B, F, H, W, C = x.shape
         y = ChannelNorm(name="norm")(x)
         qkv = nn.Conv(3 * C, (1, 1), dtype=x.dtype, name="to_qkv")(y.reshape(B * F, H, W, C))
-        q, k, v = jnp.split(qkv.reshape(B * F, H * W, 1, 3 * C), 3, axis=-1)
-        y = attention(q, k, v).reshape(B * F, H, W, C)
+        # The axis that is split comes last: attention sees to it.
+        by_rows = self.split[0] is not None
+        tokens = (qkv.swapaxes(1, 2) if by_rows else qkv)[..., None, :]
+        y = attention(*jnp.split(tokens, 3, axis=-1))[..., 0, :]
+        y = y.swapaxes(1, 2) if by_rows else y
         return x + nn.Conv(C, (1, 1), dtype=x.dtype, name="proj")(y).reshape(x.shape)
 
 
 class MidBlock(nn.Module):
     """Residual block, spatial attention, residual block."""
 
+    split: Split
+
     @nn.compact
     def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F H W C"]:
         x = ResidualBlock(x.shape[-1], name="resnets.0")(x)
-        x = SpatialAttention(name="attentions.0")(x)
+        x = SpatialAttention(self.split, name="attentions.0")(x)
         return ResidualBlock(x.shape[-1], name="resnets.1")(x)
 
 
@@ -312,28 +340,30 @@ class Encoder(nn.Module):
     """Patchified pixels to ``2 z_dim`` channels of mean and log-variance."""
 
     config: VAEConfig
+    split: Split
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B f h w z2"]:
         c = self.config
-        x = CausalConv(c.base_dim, name="conv_in")(x)
+        x = CausalConv(c.base_dim, name="conv_in")(lay_out(x, self.split))
         last, index, scale = len(c.dim_mult) - 1, 0, 1.0
         for i, mult in enumerate(c.dim_mult):
             features, down = c.base_dim * mult, i < last
             temporal = down and c.temperal_downsample[i]
             if c.is_residual:
                 x = ResidualDown(features, c.num_res_blocks, down, temporal, name=f"down_blocks.{i}")(x)
+                x = lay_out(x, self.split)
                 continue
             for _ in range(c.num_res_blocks):
                 x = ResidualBlock(features, name=f"down_blocks.{index}")(x)
                 index += 1
                 if scale in c.attn_scales:
-                    x = SpatialAttention(name=f"down_blocks.{index}")(x)
+                    x = SpatialAttention(self.split, name=f"down_blocks.{index}")(x)
                     index += 1
             if down:
-                x = Downsample(temporal, name=f"down_blocks.{index}")(x)
+                x = lay_out(Downsample(temporal, name=f"down_blocks.{index}")(x), self.split)
                 index, scale = index + 1, scale / 2
-        x = MidBlock(name="mid_block")(x)
+        x = MidBlock(self.split, name="mid_block")(x)
         x = nn.silu(ChannelNorm(name="norm_out")(x))
         return CausalConv(2 * c.z_dim, name="conv_out")(x)
 
@@ -342,6 +372,7 @@ class Decoder(nn.Module):
     """Latents to patchified pixels."""
 
     config: VAEConfig
+    split: Split
 
     @nn.compact
     def __call__(self, z: Float[Array, "B f h w z"]) -> Float[Array, "B F H W C"]:
@@ -351,12 +382,13 @@ class Decoder(nn.Module):
         start = self.get_variable("cache", "started") is None
         if self.is_mutable_collection("cache") and not self.is_initializing():
             self.put_variable("cache", "started", jnp.ones((), bool))
-        x = MidBlock(name="mid_block")(joined(z))
+        x = MidBlock(self.split, name="mid_block")(joined(lay_out(z, self.split)))
         last = len(c.dim_mult) - 1
         for i, mult in enumerate(reversed(c.dim_mult)):
             up = i < last
             temporal = up and c.temperal_downsample[last - 1 - i]
             x = UpStage(base * mult, c.num_res_blocks, up, temporal, c.is_residual, name=f"up_blocks.{i}")(x, start)
+            x = lay_out(x, self.split)
         x = nn.silu(ChannelNorm(name="norm_out")(x))
         return CausalConv(c.out_channels, name="conv_out")(x)
 
@@ -365,10 +397,11 @@ class Autoencoder(nn.Module):
     """The autoencoder. Use the functions below; they carry the cache."""
 
     config: VAEConfig
+    split: Split = (None, None)
 
     def setup(self):
-        self.encoder = Encoder(self.config)
-        self.decoder = Decoder(self.config)
+        self.encoder = Encoder(self.config, self.split)
+        self.decoder = Decoder(self.config, self.split)
         self.quant_conv = CausalConv(2 * self.config.z_dim, (1, 1, 1))
         self.post_quant_conv = CausalConv(self.config.z_dim, (1, 1, 1))
 
@@ -430,9 +463,13 @@ def decode_chunk(
 
 
 def _apply(config: VAEConfig, params: Params, cache: PyTree | None, x: Array, method: str) -> tuple[Any, PyTree]:
+    size = 1 if method == "decode" else config.spatial_factor
+    split = choose_split(x.shape[2] // size, x.shape[3] // size)
     variables = {"params": params} if cache is None else {"params": params, "cache": cache}
-    out, state = Autoencoder(config).apply(variables, x, method=method, mutable=["cache"])
-    return out, state["cache"]
+    out, state = Autoencoder(config, split).apply(variables, lay_out(x, split), method=method, mutable=["cache"])
+    # Laid out as it comes in the next time, or the next piece would be another program.
+    cache = jax.tree.map(lambda y: lay_out(y, split) if y.ndim == 5 else y, state["cache"])
+    return jax.tree.map(lambda y: lay_out(y, split), out), cache
 
 
 def encode(config: VAEConfig, params: Params, frames: Float[Array, "B F H W 3"]) -> tuple[Array, Array]:
