@@ -22,7 +22,16 @@ from vidjax import image as image_module
 from vidjax import video as video_module
 from vidjax.errors import MediaError
 from vidjax.image import fit_image, read_image
-from vidjax.video import Video, check_writable, from_uint8, open_writer, read_video, to_uint8
+from vidjax.video import (
+    Video,
+    check_writable,
+    from_uint8,
+    iter_frames,
+    open_writer,
+    read_video,
+    to_uint8,
+    video_size,
+)
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [200, 120, 40]], np.uint8)
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"]
@@ -329,6 +338,31 @@ def test_read_video_refuses_what_is_no_clip(detailed, tmp_path, monkeypatch):
     refused("set max_frames", read_video, detailed / "a.mp4")
     monkeypatch.setattr(video_module, "MAX_PIXELS", 1000)
     refused("megapixels", read_video, detailed / "a.mp4")
+
+
+def test_iter_frames_scales_and_ends_early(detailed):
+    """A training set is made of these: other frames or sizes than `read_video`'s, or a decoder that goes on forever."""
+    whole = read_video(detailed / "a.mp4")
+    frames = np.stack(list(iter_frames(detailed / "a.mp4", whole.fps, 48, 64)))
+    assert frames.shape == whole.frames.shape
+    assert np.abs(frames.astype(int) - whole.frames).mean() < 2
+    assert video_size(detailed / "a.mp4") == (48, 64)
+    small = iter_frames(detailed / "a.mp4", whole.fps, 12, 20)
+    assert next(small).shape == (12, 20, 3)
+    small.close()
+
+
+def test_iter_frames_refuses_as_read_video_does(detailed, tmp_path):
+    """The guards of one reader must not be missing in the other."""
+    data = (detailed / "a.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 3 // 4])
+    (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXTINF:1,\n{detailed / 'a.mp4'}\n")
+    (tmp_path / "empty.mp4").touch()
+    faults = {"cut": "cut short", "list": "not a clip", "empty": "empty", "none": "no file"}
+    for name, said in faults.items():
+        refused(said, lambda name=name: list(iter_frames(tmp_path / f"{name}.mp4", 8, 16, 16)))
+    refused("fps", lambda: list(iter_frames(detailed / "a.mp4", 0, 16, 16)))
+    refused("not a clip", video_size, tmp_path / "list.mp4")
 
 
 def test_read_video_follows_no_playlist(detailed, tmp_path):

@@ -184,10 +184,8 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> Video:
     path = check_readable(path)
     if max_frames is not None and max_frames < 1:
         raise MediaError(f"max_frames is at least 1, not {max_frames}.")
-    guard = ["-protocol_whitelist", "file,pipe", "-max_pixels", str(MAX_PIXELS), "-f", _container(path)]
-    source = [_ffmpeg(), "-hide_banner", "-nostdin", "-xerror", *guard, "-i", f"file:{path}", "-map", "0:V:0"]
-
-    height, width, fps = _probe(source, path)
+    source = _source(path)
+    height, width, fps, _ = _probe(source, path)
     limit = [] if max_frames is None else ["-frames:v", str(max_frames)]
     colour = ["-vf", "scale=flags=accurate_rnd+full_chroma_int", "-fps_mode", "passthrough"]
     command = [*source, "-v", "error", *limit, *colour, "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
@@ -206,6 +204,46 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> Video:
     if not data:
         raise MediaError(f"{str(path)!r} has no frames.")
     return Video(np.frombuffer(data, np.uint8).reshape(-1, height, width, 3), fps)
+
+
+def video_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Height and width of a clip as it is shown: turned upright, its pixels made square. Raises as `read_video`."""
+    path = check_readable(path)
+    height, width, _, pixel_aspect = _probe(_source(path), path)
+    return height, max(round(width * pixel_aspect), 1)
+
+
+def iter_frames(
+    path: str | os.PathLike, fps: float | int, height: int, width: int
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """A clip's frames, one in memory at a time, scaled (Lanczos) to height x width, at an even rate.
+
+    Frame k is what is to be seen k / fps seconds after the first frame, by the stored times; a frame that comes up to
+    a quarter of 1 / fps later is taken for on time, as times jitter. Reads what `read_video` reads, and raises as it
+    does, a clip that is damaged or cut short at the end of what can be read.
+    """
+    path = check_readable(path)
+    rate = Fraction(_check_fps(fps)).limit_denominator(1001)
+    early = round(250_000 / rate)  # microseconds
+    even = f"settb=AVTB,setpts=PTS-STARTPTS-{early},fps=fps={rate}:round=up:start_time=0"
+    scale = f"scale={width}:{height}:flags=lanczos+accurate_rnd+full_chroma_int"
+    filters = ["-vf", f"{even},{scale}", "-fps_mode", "passthrough"]
+    command = [*_source(path, threads=1), "-v", "error", *filters, "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
+    size, count = height * width * 3, 0
+    with tempfile.TemporaryFile() as log:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+            try:
+                while len(data := process.stdout.read(size)) == size:
+                    count += 1
+                    yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+            except BaseException:  # an end before the clip's too
+                process.kill()
+                raise
+        complaint = _first_line(log)
+    if process.returncode or complaint:
+        raise MediaError(f"{str(path)!r} is damaged or cut short: {complaint}.")
+    if not count:
+        raise MediaError(f"{str(path)!r} has no frames.")
 
 
 def to_uint8(x: Float[Any, "*shape"]) -> UInt8[Any, "*shape"]:
@@ -275,11 +313,19 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _probe(source: list[str], path: Path) -> tuple[int, int, float]:
-    """Height and width (after rotation) and frames per second, as a YUV4MPEG2 header gives them."""
+def _source(path: Path, threads: int = 0) -> list[str]:
+    """ffmpeg, held to reading the first picture stream of this file as what its first bytes say it is."""
+    guard = ["-protocol_whitelist", "file,pipe", "-max_pixels", str(MAX_PIXELS), "-f", _container(path)]
+    few = ["-threads", str(threads), "-filter_threads", str(threads)]
+    quiet = [_ffmpeg(), "-hide_banner", "-nostdin", "-xerror", *few]
+    return [*quiet, *guard, "-i", f"file:{path}", "-map", "0:V:0"]
+
+
+def _probe(source: list[str], path: Path) -> tuple[int, int, float, float]:
+    """Height and width (after rotation), frames per second, and how much wider than high a pixel is (YUV4MPEG2)."""
     command = [*source, "-frames:v", "1", "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe", "pipe:1"]
     result = subprocess.run(command, capture_output=True)
-    header = re.match(rb"YUV4MPEG2 W(\d+) H(\d+) F(\d+):(\d+)", result.stdout)
+    header = re.match(rb"YUV4MPEG2 W(\d+) H(\d+) F(\d+):(\d+)(?: I\S+)?(?: A(\d+):(\d+))?", result.stdout)
     log = result.stderr.decode(errors="replace")
     if not header:
         if "matches no streams" in log:
@@ -287,12 +333,12 @@ def _probe(source: list[str], path: Path) -> tuple[int, int, float]:
         if "max pixel count" in log:
             raise MediaError(f"{str(path)!r} has frames larger than {MAX_PIXELS / 1e6:g} megapixels.")
         raise MediaError(f"{str(path)!r} is damaged, cut short or without frames; it cannot be decoded.")
-    width, height, rate, per = map(int, header.groups())
+    width, height, rate, per, wide, high = (int(group or 0) for group in header.groups())
     fps = rate / per
     average = re.search(r"Stream #0.*Video:.* ([\d.]+) fps", log)  # rounded to two places
     if average and abs(float(average[1]) / fps - 1) > 0.01 and float(average[1]):
         fps = float(average[1])
-    return height, width, fps
+    return height, width, fps, wide / high if wide and high else 1.0
 
 
 def _container(path: Path) -> str:

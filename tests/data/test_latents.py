@@ -1,12 +1,15 @@
 """Latents computed ahead: once, for the right autoencoder, going on where they were cut off."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vidjax.data import latents
-from vidjax.data.latents import fingerprint, open_latents
+from vidjax.data.buckets import Bucketed
+from vidjax.data.latents import Latents, fingerprint, open_latents
 from vidjax.models.wan import vae
 from vidjax.video import from_uint8
 
@@ -66,7 +69,8 @@ def test_cut_off_goes_on(quick, tmp_path):
     assert min(set(source.read) - {0}) == 100, "clip 0 tells the shape; those before the cut are not encoded again"
     expected = 4 * from_uint8(source.videos).mean(axis=(2, 3), keepdims=True)
     np.testing.assert_allclose(resumed.latents, expected, rtol=2e-3, atol=1e-3)
-    assert [path.name for path in tmp_path.iterdir()] == [f"clips-{fingerprint(quick, params)}.npy"]
+    left = [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"]
+    assert left == [f"clips-{fingerprint(quick, params)}.npy"]
 
 
 def test_computed_once_for_each_autoencoder(quick, tmp_path):
@@ -78,3 +82,38 @@ def test_computed_once_for_each_autoencoder(quick, tmp_path):
     assert again.read == []
     other = open_latents(quick, twos, Clips(5, (1, 2, 2)), tmp_path, "clips")
     np.testing.assert_allclose(other.latents, 2 * first.latents, rtol=2e-3)
+
+
+def test_buckets_have_latents_of_their_own(quick, tmp_path):
+    """Clips of several shapes do not fit one array; latents beside another clip's caption would teach wrong words."""
+    shapes = ((5, 2, 2), (1, 4, 2), (5, 2, 2))
+    sources = [Clips(3 + i, shape) for i, shape in enumerate(shapes)]
+    found = open_latents(quick, {"gain": jnp.float32(1.0)}, Bucketed(tuple(sources)), tmp_path, "clips")
+    assert len(found) == 12
+    for index, (source, i) in enumerate((s, i) for s in sources for i in range(len(s))):
+        example = found[index]
+        assert example["index"] == i
+        expected = 2 * from_uint8(source.videos[i]).mean(axis=(1, 2), keepdims=True)
+        np.testing.assert_allclose(example["latents"], expected, rtol=2e-3, atol=1e-3)
+
+
+def test_frames_are_not_read_for_latents(quick, tmp_path):
+    """Reading a clip to drop its frames would cost more than the latents save."""
+
+    class Told(Clips):
+        def about(self, index):
+            return {"index": index}
+
+    source = Told(4, (1, 2, 2))
+    found = open_latents(quick, {"gain": jnp.float32(1.0)}, source, tmp_path, "clips")
+    source.read.clear()
+    assert [found[i]["index"] for i in range(4)] == list(range(4))
+    assert source.read == []
+
+
+def test_workers_map_the_file(quick, tmp_path):
+    """Each worker would be sent, and keep, all latents: gigabytes."""
+    found = open_latents(quick, {"gain": jnp.float32(1.0)}, Clips(300, (9, 2, 2)), tmp_path, "clips")
+    packed = pickle.dumps(Latents(found.latents, None))
+    assert len(packed) < 1000 < found.latents.nbytes
+    np.testing.assert_array_equal(pickle.loads(packed).latents, found.latents)

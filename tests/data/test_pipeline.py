@@ -62,10 +62,20 @@ def test_epochs_are_whole_and_differently_ordered():
 def test_processes_share_each_batch_in_order():
     """A job that resumes on another number of hosts would train on other batches."""
     whole = take(make_loader(Few(), keep, 6, seed=0), 4)
-    parts = [take(make_loader(Few(), keep, 6, seed=0, process_index=i, process_count=3), 4) for i in range(3)]
+    parts = [take(make_loader(Few(), keep, 6, seed=0, blocks=(i,), count=3), 4) for i in range(3)]
     for k, batch in enumerate(whole):
         for name in batch:
             np.testing.assert_array_equal(np.concatenate([part[k][name] for part in parts]), batch[name])
+
+
+def test_a_process_reads_blocks_that_lie_apart():
+    """On a torus of chips a host's devices need not be neighbours in the batch: it would read others' rows."""
+    whole = take(make_loader(Few(), keep, 8, seed=0), 3)
+    parts = [take(make_loader(Few(), keep, 8, seed=0, blocks=b, count=4, start=1), 2) for b in ((0, 2), (1, 3))]
+    for k, batch in enumerate(whole[1:]):
+        for name, value in batch.items():
+            np.testing.assert_array_equal(parts[0][k][name], value[[0, 1, 4, 5]])
+            np.testing.assert_array_equal(parts[1][k][name], value[[2, 3, 6, 7]])
 
 
 def test_workers_change_nothing():
@@ -78,6 +88,6 @@ def test_workers_change_nothing():
 
 def test_errors_are_early():
     with pytest.raises(InputError, match=r"batch_size=10 .* nearest that does is 9"):
-        make_loader(Few(), keep, 10, seed=0, process_count=3)
+        make_loader(Few(), keep, 10, seed=0, count=3)
     with pytest.raises(InputError, match="empty"):
         make_loader([], keep, 10, seed=0)

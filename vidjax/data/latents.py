@@ -2,13 +2,17 @@
 
 import dataclasses
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from filelock import FileLock
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from vidjax.data.buckets import Bucketed
 from vidjax.models.wan import vae
 from vidjax.typing import Array, Params
 from vidjax.video import from_uint8
@@ -27,8 +31,13 @@ class Latents:
         return len(self.latents)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        example = {k: v for k, v in self.source[index].items() if k != "video"}
+        about = getattr(self.source, "about", None)  # frames are large: not read where it can be helped
+        example = about(index) if about else {k: v for k, v in self.source[index].items() if k != "video"}
         return {**example, "latents": self.latents[index]}
+
+    def __reduce__(self):
+        # A worker maps the file; it is not sent what is in it.
+        return _open, (Path(self.latents.filename), self.source)
 
 
 def fingerprint(config: vae.VAEConfig, params: Params) -> str:
@@ -40,15 +49,25 @@ def fingerprint(config: vae.VAEConfig, params: Params) -> str:
     return digest.hexdigest()[:12]
 
 
-def open_latents(config: vae.VAEConfig, params: Params, source: Any, folder: Path, name: str) -> Latents:
-    """Latents of every clip of ``source``, kept in ``folder`` under the autoencoder's fingerprint.
+def open_latents(config: vae.VAEConfig, params: Params, source: Any, folder: Path, name: str) -> Latents | Bucketed:
+    """Latents of every clip of ``source`` (of each of its buckets), kept in ``folder`` under the autoencoder's name.
 
-    Computed at the first call, which goes on where an earlier one was cut off.
+    Computed at the first call, which goes on where an earlier one was cut off. Of several processes one computes,
+    and the others wait for it.
     """
+    if isinstance(source, Bucketed):
+        one_by_one = enumerate(source.sources)
+        return Bucketed(tuple(open_latents(config, params, one, folder, f"{name}-{i}") for i, one in one_by_one))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{fingerprint(config, params)}.npy"
     if not path.exists():
-        _compute(config, params, source, path)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                _compute(config, params, source, path)
+    return _open(path, source)
+
+
+def _open(path: Path, source: Any) -> Latents:
     return Latents(np.load(path, mmap_mode="r"), source)
 
 
@@ -57,6 +76,12 @@ def _compute(config: vae.VAEConfig, params: Params, source: Any, path: Path) -> 
     def encode(params: Params, video: Array) -> Array:
         mean, _ = vae.encode(config, params, from_uint8(video))
         return vae.normalize(config, mean).astype(np.float16)
+
+    # The clips of a batch are spread over this process's devices.
+    devices = jax.local_devices()[: math.gcd(BATCH, jax.local_device_count())]
+    mesh = Mesh(np.asarray(devices), ("data",))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    spread = NamedSharding(mesh, PartitionSpec("data"))
 
     partial, progress = path.with_suffix(".partial.npy"), path.with_suffix(".progress")
     count = len(source)
@@ -67,7 +92,8 @@ def _compute(config: vae.VAEConfig, params: Params, source: Any, path: Path) -> 
         for start in range(done, count, BATCH):
             # The last batch is filled up with its last clip, so that one compilation serves all.
             rows = [min(start + i, count - 1) for i in range(BATCH)]
-            encoded = np.asarray(encode(params, np.stack([source[i]["video"] for i in rows])))
+            video = jax.device_put(np.stack([source[i]["video"] for i in rows]), spread)
+            encoded = np.asarray(encode(params, video))
             end = min(start + BATCH, count)
             latents[start:end] = encoded[: end - start]
             bar.update(end - start)

@@ -1,12 +1,14 @@
 """Batches in a decided random order, forever, from any position (grain)."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
+import numpy as np
 
 from vidjax.config import CONFIG_MODULE
+from vidjax.data.buckets import sources_of
 from vidjax.errors import InputError
 
 
@@ -15,37 +17,61 @@ def make_loader(
     transform: Callable[[dict[str, Any], Any], dict[str, Any]],
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    blocks: Sequence[int] = (0,),
+    count: int = 1,
     workers: int = 0,
     start: int = 0,
 ) -> grain.DatasetIterator:
     """An endless iterator over this process's rows of the global batches, from batch `start` on.
 
+    The rows of a batch are cut into `count` blocks, of which these `blocks` are read.
+
     Batch `k` is a function of `(source, transform, batch_size, seed, k)` alone. The numbers of processes
     and workers do not matter, so a position is one number and a run may resume elsewhere. Each epoch has an
-    order of its own. `workers=0` reads in threads of this process, otherwise in that many processes.
+    order of its own. A batch has examples of one shape: of a `Bucketed` source they come from one bucket, and
+    the buckets take turns, each as often as it has examples. `workers=0` reads in threads of this process,
+    otherwise in that many processes.
 
     Raises:
       InputError: the source is empty, or the batch does not divide over the processes.
     """
     if len(source) == 0:
         raise InputError("the data source is empty: at least one example is needed")
-    if batch_size % process_count:
+    if batch_size % count:
         raise InputError(
-            f"batch_size={batch_size} does not divide over {process_count} readers; "
-            f"the nearest that does is {max(round(batch_size / process_count), 1) * process_count}"
+            f"batch_size={batch_size} does not divide over {count} readers; "
+            f"the nearest that does is {max(round(batch_size / count), 1) * count}"
         )
-    rows = batch_size // process_count
-    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None).random_map(transform)
-    # Blocks of rows, of which every process_count-th is ours: the batch's rows keep their global order.
-    batches = examples.batch(rows)[process_index::process_count][start:]
+    sources = [one for one in sources_of(source) if len(one)]
+    if len(sources) == 1:
+        batches = _batches(sources[0], transform, batch_size, seed, blocks, count)[start:]
+    else:
+        seeds = np.random.SeedSequence(seed).generate_state(len(sources))
+        buckets = [
+            _batches(one, transform, batch_size, int(own), blocks, count)
+            for one, own in zip(sources, seeds, strict=True)
+        ]
+        # Each comes as often as it has examples.
+        batches = grain.MapDataset.mix(buckets, [len(one) for one in sources])[start:]
     if workers == 0:
         return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
     _prepare_workers()
     reads = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
     return iter(reads.mp_prefetch(options))
+
+
+def _batches(
+    source: Any, transform: Callable, batch_size: int, seed: int, blocks: Sequence[int], count: int
+) -> grain.MapDataset:
+    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None).random_map(transform)
+    # Every count-th block of all batches is the same block of its batch: the rows keep their global order.
+    parts = [examples.batch(batch_size // count)[block::count] for block in blocks]
+    return parts[0] if len(parts) == 1 else grain.experimental.ZipMapDataset(parts).map(_join)
+
+
+def _join(parts: tuple[dict[str, np.ndarray], ...]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _prepare_workers() -> None:

@@ -1,12 +1,67 @@
 """Which clips a task is trained on, and where they lie."""
 
 import dataclasses
+import hashlib
+import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from vidjax.data.buckets import Bucket
+from vidjax.data.records import INDEX, open_split, read_index
 from vidjax.data.shapes import Scene, caption, scene_from_json, training_scene
+
+
+@runtime_checkable
+class DataConfig(Protocol):
+    """What a task asks of its data: a frozen dataclass of plain values."""
+
+    folder: str
+    """Where they lie, and what is computed from them."""
+
+    def open(self, split: str) -> Any:
+        """Random access, by ``len(source)`` and ``source[i]``, to the split ``train`` or ``test``, which are apart.
+
+        An example is a dict that has ``video``, uint8 [F, H, W, 3]. Examples of several shapes are a `Bucketed`.
+        """
+        ...
+
+    def name(self) -> str:
+        """A file name that tells these clips from others."""
+        ...
+
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The shapes of the clips."""
+        ...
+
+    def caption(self, example: dict[str, Any], rng: np.random.Generator) -> str:
+        """One of the captions of an example; its video is not looked at."""
+        ...
+
+    def captions(self, count: int) -> list[str]:
+        """Captions of up to so many training examples; no video is read."""
+        ...
+
+    def smoke(self) -> "DataConfig":
+        """A copy with a few clips."""
+        ...
+
+
+@runtime_checkable
+class SceneData(DataConfig, Protocol):
+    """Data of a world in which it is known what is to be seen: words can be swapped and factors told."""
+
+    num_clips: int
+
+    def scene(self, example: dict[str, Any]) -> Scene:
+        """The scene of an example."""
+        ...
+
+    def scenes(self, count: int) -> list[Scene]:
+        """The first training scenes."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +91,14 @@ class ClipData:
         size = f"{self.num_frames}x{self.height}x{self.width}"
         return f"shapes-{size}-{self.num_clips}-{self.num_test_clips}-seed{self.seed}"
 
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The one shape of all clips."""
+        return (Bucket(self.num_frames, self.height, self.width),)
+
+    def smoke(self) -> "ClipData":
+        """A copy with a few clips."""
+        return dataclasses.replace(self, num_clips=32, num_test_clips=8)
+
     def scene(self, example: dict[str, Any]) -> Scene:
         """The scene of an example."""
         return scene_from_json(example["scene"])
@@ -51,3 +114,119 @@ class ClipData:
     def captions(self, count: int) -> list[str]:
         """A caption of each of the first training scenes."""
         return [caption(scene, np.random.default_rng((self.seed, i))) for i, scene in enumerate(self.scenes(count))]
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderData:
+    """Your clips: a dataset that ``vidjax data`` made, in ``folder``. ``max_clips``: the first of each bucket only."""
+
+    folder: str
+    max_clips: int | None = None
+
+    def open(self, split: str) -> Any:
+        """Random access to the split ``train`` or ``test``, in buckets.
+
+        Raises:
+          InputError: the folder holds no whole dataset.
+        """
+        return open_split(self._place(), split, self.max_clips)
+
+    def name(self) -> str:
+        """A file name that changes with the clips."""
+        most = "" if self.max_clips is None else f"-{self.max_clips}"
+        return f"clips-{read_index(self._place()).fingerprint}{most}"
+
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The shapes of the clips."""
+        return tuple(shards.bucket for shards in read_index(self._place()).shards)
+
+    def caption(self, example: dict[str, Any], rng: np.random.Generator) -> str:
+        """One of the captions of an example."""
+        return example["captions"][rng.integers(len(example["captions"]))]
+
+    def captions(self, count: int) -> list[str]:
+        """All captions of up to ``count`` training clips, evenly chosen."""
+        source = self.open("train")
+        chosen = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
+        return [text for i in chosen for text in source.about(int(i))["captions"]]
+
+    def smoke(self) -> "FolderData":
+        """A copy with a few clips of each bucket."""
+        return dataclasses.replace(self, max_clips=8)
+
+    def _place(self) -> Path:
+        return Path(self.folder).expanduser()
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsData:
+    """A video dataset of TFDS that lies prepared, in array_record files, in ``data_dir``; cut to clips at first use.
+
+    Args:
+      dataset: ``tfds:NAME``, ``tfds:NAME/CONFIG``, either perhaps with ``:VERSION``.
+      template: the caption; names of features in braces are filled in.
+      folder: where the clips go.
+      video: the feature that is the clip.
+      frame_step: 2 takes every second frame, and so on; such datasets do not record times.
+      max_pieces: clips, one after another, that a long video gives.
+      max_broken: share of the videos that may be unusable, such as too short.
+      max_clips: the first of each bucket only.
+    """
+
+    dataset: str
+    template: str = "a video of {label}"
+    data_dir: str = "~/tensorflow_datasets"
+    folder: str = "~/.cache/vidjax/data"
+    num_frames: int = 17
+    height: int = 64
+    width: int = 64
+    video: str = "video"
+    frame_step: int = 1
+    max_pieces: int = 1
+    max_broken: float = 0.1
+    max_clips: int | None = None
+
+    def open(self, split: str) -> Any:
+        """Random access to the split ``train`` or ``test`` (the dataset's own, or a share of it).
+
+        Raises:
+          InputError: the dataset is not there, or is not one of clips.
+        """
+        return self._clips().open(split)
+
+    def name(self) -> str:
+        """A file name that changes with the clips."""
+        return self._clips().name()
+
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The one shape of all clips."""
+        return (Bucket(self.num_frames, self.height, self.width),)
+
+    def caption(self, example: dict[str, Any], rng: np.random.Generator) -> str:
+        """The caption of an example."""
+        return example["captions"][rng.integers(len(example["captions"]))]
+
+    def captions(self, count: int) -> list[str]:
+        """Captions of up to ``count`` training clips, evenly chosen."""
+        return self._clips().captions(count)
+
+    def smoke(self) -> "TfdsData":
+        """A copy with a few clips."""
+        return dataclasses.replace(self, max_clips=8)
+
+    def _clips(self) -> FolderData:
+        """The clips, cut if they are not yet."""
+        made = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("folder", "max_broken", "max_clips")}
+        digest = hashlib.sha256(json.dumps(made).encode()).hexdigest()[:12]
+        name = self.dataset.removeprefix("tfds:")
+        place = Path(self.folder).expanduser() / f"tfds-{re.sub(r'[^0-9A-Za-z.]+', '-', name)}-{digest}"
+        if not (place / INDEX).exists():
+            from vidjax.data.prepare import Settings, prepare
+            from vidjax.data.tfds_videos import find_videos
+
+            settings = Settings(self.buckets(), max_pieces=self.max_pieces)
+            data_dir = Path(self.data_dir).expanduser()
+            items, test = find_videos(name, data_dir, self.template, self.video, self.frame_step)
+            is_test = (lambda item: item.startswith(f"{test}/")) if test else None
+            prepare(items, place, settings, self.max_broken, is_test=is_test)
+        return FolderData(str(place), self.max_clips)

@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 import tensorflow_datasets as tfds
+from filelock import FileLock
 
 from vidjax.data.shapes.captions import caption
 from vidjax.data.shapes.render import render
@@ -118,7 +119,12 @@ def load_shapes(
         seed=seed,
     )
     builder = ShapesWorld(data_dir=os.fspath(data_dir), config=config)
-    builder.download_and_prepare(file_format="array_record")
+    if not builder.is_prepared():
+        # Of several processes one renders, and the others wait for it.
+        pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
+        with FileLock(pathlib.Path(data_dir) / f".{builder.name}-{config.name}.lock"):
+            builder = ShapesWorld(data_dir=os.fspath(data_dir), config=config)
+            builder.download_and_prepare(file_format="array_record")
     return Clips(builder.as_data_source(split), (num_frames, height, width, 3))
 
 
