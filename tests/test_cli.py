@@ -146,7 +146,7 @@ def test_folder_that_may_not_be_written_is_refused(run, tiny_folder, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Expected one of {generate, train, export, evaluate, benchmark}"),
+        ([], "Expected one of {generate, data, train, export, evaluate, benchmark, plan}"),
         (["generate"], "give PROMPT, or --batch FILE"),
         (["generate", PROMPT, "--batch", "requests.jsonl"], "PROMPT and --batch"),
         (["generate", "--batch", "requests.jsonl"], "--out-dir"),
@@ -157,7 +157,7 @@ def test_folder_that_may_not_be_written_is_refused(run, tiny_folder, monkeypatch
         (["train", "missing.py", "--workdir", "run"], "no configuration file missing.py"),
         (["train", "config.py"], "--workdir"),
         (["export", "nowhere", "out"], "nowhere holds no training run"),
-        (["benchmark"], "{load}"),
+        (["benchmark"], "{load,train}"),
         (["benchmark", "load", "--size-gb", "0"], "size_gb=0: must be a finite number above 0"),
     ],
     ids=" ".join,

@@ -1,4 +1,4 @@
-"""The command line: ``vidjax generate``, ``train``, ``export``, ``evaluate``, ``benchmark``."""
+"""The command line: ``vidjax generate``, ``data``, ``train``, ``export``, ``evaluate``, ``benchmark``."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +17,20 @@ from vidjax.errors import InputError
 
 CACHE = "~/.cache/vidjax/compiled"
 """Compiled programs are kept here, so that only the first run of a kind waits for the compiler."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Several processes as one program; Cloud TPU, SLURM, Kubernetes and Open MPI need none of these flags."""
+
+    coordinator: str | None = None
+    """HOST:PORT at which the others reach process 0."""
+    num_processes: int | None = None
+    """How many there are; 1 runs alone, wherever this is."""
+    process_id: int | None = None
+    """Which one this is, from 0."""
+    start_timeout: int = 300
+    """Seconds that they wait for each other at the start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +91,44 @@ class Generate:
     """float32 or bfloat16."""
     progress: bool = True
     """Show a progress bar."""
+    mesh: str | None = None
+    """Devices to spread over, as data=-1,fsdp=4 (axes data, fsdp, context, tensor); left out: one, or in several
+    processes data=-1."""
+    processes: tyro.conf.OmitArgPrefixes[Processes] = Processes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Make a dataset of your clips and pictures, to train on; the same line again goes on where it stopped."""
+
+    folder: tyro.conf.Positional[Path]
+    """Clips and pictures, each with a .txt beside it; or with manifest.jsonl or .csv of the columns file, caption."""
+    out: tyro.conf.Positional[Path]
+    """The folder to make; a configuration names it as FolderData(folder=...)."""
+    manifest: Path | None = None
+    """Captions from this .jsonl or .csv file, of the columns file and caption."""
+    num_frames: int = 17
+    """1 + 4 n, of every clip."""
+    height: int = 64
+    """Pixels."""
+    width: int = 64
+    """Pixels."""
+    buckets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FxHxW")] = ()
+    """Several shapes in place of one, such as 17x64x64 33x48x80; pictures go to shapes of 1 frame."""
+    fps: float = 8.0
+    """Frames per second of the clips; sources are resampled by their times."""
+    crop: Literal["centre", "random"] = "centre"
+    """Which pixels of a source of another aspect ratio are kept."""
+    max_pieces: int = 16
+    """A long source gives up to so many clips, one after another; 1: its beginning only."""
+    quality: int | None = None
+    """1 to 100: keep frames as JPEG, in far less space; left out: without loss."""
+    test_share: float = 0.05
+    """Share of the files that is kept for tests."""
+    max_broken: float = 0.1
+    """Share of the files that may be unusable; they are listed in broken.jsonl."""
+    workers: int | None = None
+    """Sources decoded at a time; left out: one for each processor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +143,7 @@ class Train:
     """Where checkpoints, metrics and the finished model go."""
     smoke: bool = False
     """Shrink everything: tens of steps in seconds."""
+    processes: tyro.conf.OmitArgPrefixes[Processes] = Processes()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,14 +162,47 @@ class Export:
 class Benchmark:
     """Measure speed on this machine against its own limits."""
 
-    what: tyro.conf.Positional[Literal["load"]]
-    """load: reading weights, against reading their files from one end to the other."""
+    what: tyro.conf.Positional[Literal["load", "train"]]
+    """load: reading weights, against reading their files from one end to the other; train: a denoiser's training
+    step, against the PyTorch reference's where that is installed."""
     size_gb: float = 2.0
-    """About how much is read, in 10^9 bytes; it is written first, and removed."""
+    """load: about how much is read, in 10^9 bytes; it is written first, and removed."""
     dir: Path | None = None
-    """A folder on the disk to measure; left out: the system's place for temporary files."""
+    """load: a folder on the disk to measure; left out: the system's place for temporary files."""
     dtype: str = "bfloat16"
-    """bfloat16 or float32: how the weights are stored."""
+    """load: bfloat16 or float32: how the weights are stored."""
+    steps: int = 5
+    """train: how many are timed."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Compile for TPUs that are not there: memory, FLOPs, what is sent between chips, and what bounds the speed."""
+
+    config: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")] = None
+    """A training configuration; or give --preset."""
+    topology: str = dataclasses.field(kw_only=True)
+    """Chips and how they are connected: v5e:2x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x1."""
+    preset: str | None = None
+    """A published model, such as wan2.1-t2v-14b."""
+    task: str | None = None
+    """sample (one step), decode (one latent frame) or train (one step); with CONFIG train."""
+    size: str | None = None
+    """HEIGHTxWIDTH in pixels; left out: the model's own."""
+    num_frames: int | None = None
+    """1 + 4 n; left out: the model's own."""
+    batch: int | None = None
+    """Clips at once, on all devices together; in training with --preset left out: one for each of data * fsdp."""
+    mesh: str | None = None
+    """Sizes of the axes data, fsdp, context and tensor, as fsdp=4,context=-1."""
+    slices: int = 1
+    """So many of the topology, over the data centre's network; only data spans them."""
+    remat: str | None = None
+    """What backward recomputes: none, full or dots."""
+    search: bool = False
+    """Try several meshes, and in training remat full and dots; the best first."""
     json: bool = False
     """Print JSON."""
 
@@ -139,10 +225,12 @@ class Evaluate:
 
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
+    | Annotated[Plan, tyro.conf.subcommand("plan")]
 )
 
 
@@ -151,10 +239,11 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         command = parse()
-        run = {Generate: generate, Train: train, Export: export, Evaluate: evaluate, Benchmark: benchmark}[
-            type(command)
-        ]
-        run(command)
+        runs = {
+            **{Generate: generate, Data: data, Train: train, Export: export},
+            **{Evaluate: evaluate, Benchmark: benchmark, Plan: plan},
+        }
+        runs[type(command)](command)
     except InputError as error:
         print(f"vidjax: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -200,24 +289,29 @@ def generate(command: Generate) -> None:
         raise InputError("give PROMPT, or --batch FILE with --out-dir DIR; see vidjax generate --help")
     if command.out_dir is not None:
         raise InputError("--out-dir goes with --batch; for one clip give --out FILE")
-    out = check_writable(command.out)
-    start = time.perf_counter()
-    _keep_compiled()
-    from vidjax.generation import generate
-    from vidjax.model import load
+    with _processes(command) as process:
+        if process == 0:
+            check_writable(command.out)
+        start = time.perf_counter()
+        _keep_compiled()
+        from vidjax.generation import generate
+        from vidjax.model import load
 
-    model = load(command.model, **_loading(command))
-    stages = [("loading", time.perf_counter() - start)]
-    settings = {name: getattr(command, name) for name in _settings()}
-    video = generate(
-        model, command.prompt, progress=command.progress, on_stage=lambda *stage: stages.append(stage), **settings
-    )
-    written = time.perf_counter()
-    video.save(out)
-    stages.append(("writing", time.perf_counter() - written))
-    size = f"{video.num_frames} frames of {video.frames.shape[2]}x{video.frames.shape[1]}, {video.duration:.1f} s"
-    print(f"{out}: {size}")
-    print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages))
+        model = load(command.model, mesh=_mesh(command), **_loading(command))
+        stages = [("loading", time.perf_counter() - start)]
+        settings = {name: getattr(command, name) for name in _settings()}
+        progress = command.progress and process == 0
+        video = generate(
+            model, command.prompt, progress=progress, on_stage=lambda *stage: stages.append(stage), **settings
+        )
+        if process > 0:
+            return
+        written = time.perf_counter()
+        out = video.save(command.out)
+        stages.append(("writing", time.perf_counter() - written))
+        size = f"{video.num_frames} frames of {video.frames.shape[2]}x{video.frames.shape[1]}, {video.duration:.1f} s"
+        print(f"{out}: {size}")
+        print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages))
 
 
 def campaign(command: Generate) -> None:
@@ -234,9 +328,7 @@ def campaign(command: Generate) -> None:
     given = {name: getattr(command, name) for name in _settings() if getattr(command, name) != getattr(Generate, name)}
     defaults = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     jobs = read_jobs(command.batch, defaults)
-    _keep_compiled()
     loading = _loading(command)
-    model = load(command.model, **loading)
 
     def report(line: dict) -> None:
         if "error" in line:
@@ -245,11 +337,33 @@ def campaign(command: Generate) -> None:
             print(f"{command.out_dir / line['file']}: {line['prompt']}, {line['seconds']:.1f} s", flush=True)
 
     source = {name: loading[name] for name in ("loras", "loras_2") if loading[name]}
-    done = run(model, jobs, command.out_dir, source=source, on_clip=report)
-    counts = f"{done.made} clips made, {done.found} were there, {done.failed} could not be made"
-    print(f"{command.out_dir}: {counts}; see {MANIFEST}")
+    with _processes(command) as process:
+        _keep_compiled()
+        model = load(command.model, mesh=_mesh(command), **loading)
+        done = run(model, jobs, command.out_dir, source=source, on_clip=report)
+        if process == 0:
+            counts = f"{done.made} clips made, {done.found} were there, {done.failed} could not be made"
+            print(f"{command.out_dir}: {counts}; see {MANIFEST}")
     if done.failed:
         sys.exit(1)
+
+
+def _processes(command: Generate | Train) -> contextlib.AbstractContextManager[int]:
+    """Joins the other processes, if there are any; yields this one's number."""
+    from vidjax.parallel.distributed import together
+
+    return together(**dataclasses.asdict(command.processes))
+
+
+def _mesh(command: Generate) -> Any:
+    """The mesh asked for; in several processes there must be one."""
+    import jax
+
+    from vidjax.parallel.mesh import make_mesh, parse_mesh
+
+    if command.mesh is not None:
+        return make_mesh(**parse_mesh(command.mesh))
+    return make_mesh(data=-1) if jax.process_count() > 1 else None
 
 
 def _loading(command: Generate) -> dict:
@@ -261,6 +375,7 @@ def _loading(command: Generate) -> dict:
 def _settings() -> list[str]:
     """The flags that are arguments of ``vidjax.generate``."""
     others = {"prompt", "batch", "out_dir", "out", "model", "dtype", "loras", "loras_2", "offload", "progress"}
+    others |= {"mesh", "processes"}
     return [field.name for field in dataclasses.fields(Generate) if field.name not in others]
 
 
@@ -278,15 +393,34 @@ def _strengths(loras: Sequence[str]) -> dict[str, float]:
     return strengths
 
 
+def data(command: Data) -> None:
+    """``vidjax data``."""
+    from vidjax.data.buckets import Bucket, parse_bucket
+    from vidjax.data.folder import prepare_folder
+    from vidjax.data.prepare import Settings
+
+    size = ("num_frames", "height", "width")
+    if command.buckets and any(getattr(command, name) != getattr(Data, name) for name in size):
+        raise InputError("--buckets and --num-frames, --height, --width: give one of them")
+    buckets = tuple(map(parse_bucket, command.buckets)) or (Bucket(*(getattr(command, name) for name in size)),)
+    kept = ("fps", "crop", "max_pieces", "quality", "test_share")
+    settings = Settings(buckets, **{name: getattr(command, name) for name in kept})
+    report = prepare_folder(
+        command.folder, command.out, settings, command.manifest, command.max_broken, command.workers
+    )
+    print(f"{command.out}: {report}")
+
+
 def train(command: Train) -> None:
     """``vidjax train``."""
     from vidjax.config import load_config
 
     config = load_config(command.config, command.overrides)
-    _keep_compiled()
-    from vidjax.training import train
+    with _processes(command):
+        _keep_compiled()
+        from vidjax.training import train
 
-    train(config, command.workdir, smoke=command.smoke)
+        train(config, command.workdir, smoke=command.smoke)
 
 
 def export(command: Export) -> None:
@@ -320,10 +454,32 @@ def benchmark(command: Benchmark) -> None:
     """``vidjax benchmark``."""
     import json
 
-    from vidjax.benchmark import load
+    from vidjax import benchmark
 
-    report = load(command.size_gb, command.dir, command.dtype)
+    if command.what == "load":
+        report = benchmark.load(command.size_gb, command.dir, command.dtype)
+    else:
+        report = benchmark.train(command.steps)
     print(json.dumps(dataclasses.asdict(report)) if command.json else report)
+
+
+def plan(command: Plan) -> None:
+    """``vidjax plan``."""
+    import json
+
+    from vidjax.plan.compiler import prepare_process
+
+    prepare_process()
+    from vidjax.plan import planning, report
+
+    asked = {field.name: getattr(command, field.name) for field in dataclasses.fields(planning.Question)}
+    question = planning.Question(**asked)
+    if not command.search:
+        found = planning.plan(question)
+        print(json.dumps(report.as_json(found)) if command.json else found)
+        return
+    plans = planning.search(question)
+    print(json.dumps([report.as_json(p) for p in plans]) if command.json else report.ranking(plans))
 
 
 def _keep_compiled() -> None:

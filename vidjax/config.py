@@ -51,12 +51,14 @@ class MeshConfig:
 class TrainConfig:
     """One training run. `task`, a frozen dataclass, says what is trained on what (`train.task.TaskConfig`).
 
-    `batch_size` is the global one. Intervals are in steps.
+    `batch_size` is the global one, walked in `accumulation` parts. Intervals are in steps. Of the
+    checkpoints the newest `keep_last` are kept, and with `keep_every` one of every so many steps besides.
     """
 
     task: Any
     steps: int
     batch_size: int
+    accumulation: int = 1
     seed: int = 0
     optimizer: OptimizerConfig = OptimizerConfig()
     ema_decay: float = 0.999
@@ -65,12 +67,15 @@ class TrainConfig:
     eval_every: int = 1000
     save_every: int = 1000
     keep_last: int = 2
+    keep_every: int | None = None
     data_workers: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "keep_last"):
+        for name in ("steps", "batch_size", "accumulation", "log_every", "eval_every", "save_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.keep_every is not None and self.keep_every < 1:
+            raise InputError(f"keep_every={self.keep_every}: must be at least 1, or none")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay={self.ema_decay}: must lie in [0, 1)")
         if not 0 <= self.seed < 2**32:
@@ -232,6 +237,7 @@ def shrink(config: TrainConfig, num_devices: int) -> TrainConfig:
         task=config.task.smoke(),
         steps=min(config.steps, 20),
         batch_size=max(num_devices, 4 // num_devices * num_devices),
+        accumulation=1,
         optimizer=dataclasses.replace(config.optimizer, warmup_steps=min(config.optimizer.warmup_steps, 5)),
         mesh=mesh,
         log_every=5,

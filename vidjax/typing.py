@@ -9,10 +9,10 @@ Text ``B L D``: clips x text tokens x width. Video tokens ``B N D``, ``N = f h w
 from typing import Any
 
 from jax import Array
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8, UInt32
 
 PyTree = Any
 Params = dict[str, Any]
 """A nested dict of arrays, as Flax Linen returns it under ``'params'``."""
 
-__all__ = ["Array", "Bool", "Float", "Int", "Params", "PyTree", "UInt8"]
+__all__ = ["Array", "Bool", "Float", "Int", "Params", "PyTree", "UInt8", "UInt32"]

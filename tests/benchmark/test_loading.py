@@ -9,7 +9,8 @@ import statistics
 import jax
 import pytest
 
-from vidjax import benchmark, cli
+from vidjax import cli
+from vidjax.benchmark import loading as benchmark
 from vidjax.errors import InputError
 from vidjax.models.wan.weights import abstract_params
 

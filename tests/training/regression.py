@@ -33,10 +33,11 @@ def jitter(example: dict, rng: np.random.Generator) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Regression:
-    """`pause`: seconds that reading one example takes."""
+    """`pause`: seconds that reading one example takes; `long_evaluation`: those of an evaluation."""
 
     size: int = 8
     pause: float = 0.0
+    long_evaluation: float = 0.0
     crops: tuple[int, ...] = (1, 2)
     note: str | None = None
 
@@ -58,6 +59,7 @@ class Regression:
             return jitter(example, rng)
 
         def evaluate(params: dict, key: jax.Array) -> dict:
+            time.sleep(self.long_evaluation)
             x = jax.random.normal(key, (32, 8))
             return {"error": float(jnp.mean((x @ params["dense"]["kernel"] - jnp.cumsum(x, 1)[:, :4]) ** 2))}
 

@@ -41,12 +41,12 @@ def test_one_factor_is_swapped(factor):
 class KnowsShapes(DenoiserTask):
     """A model that does twice as badly where the caption names no circle."""
 
-    def encode_text(self, params, tokens, lengths):
-        return jnp.asarray(tokens, jnp.float32)[..., None]
-
-    def frame_losses(self, params, text, x0, noise, t):
-        told = (text[..., 0] == params["circle"]).any(axis=1, keepdims=True)
-        return jnp.where(told, 1.0, 2.0) * (1 + t)
+    def velocity(self, params, batch, x, t):
+        told = (batch["tokens"] == params["circle"]).any(axis=1, keepdims=True)
+        error = jnp.where(told, 1.0, 2.0) * (1 + t)
+        # Of latents that are zero, x is t times the noise, which is the velocity.
+        t, error = (v[..., None, None, None] for v in (t, error))
+        return x / t + jnp.sqrt(error)
 
 
 def test_gauge_moves_for_the_wrong_word_alone():

@@ -52,3 +52,51 @@ def test_nothing_saved(tmp_path):
         assert checkpoint.restore(checkpointer, jax.eval_shape(lambda: make_state(0))) is None
         with pytest.raises(CheckpointError, match="no checkpoint"):
             checkpoint.restore_ema(checkpointer, {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})
+
+
+def test_any_flipped_byte_is_noticed_or_harmless(tmp_path):
+    """A disk that lies must not change a run: what is read is what was saved, or it is called damaged."""
+    state = make_state(5)
+    with checkpoint.open_checkpoints(tmp_path / "good", keep_last=1) as checkpointer:
+        checkpoint.save(checkpointer, state, {"batches": 5, "window": {}})
+        checkpoint.confirm(checkpointer, 5)
+    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state)
+    files = [path for path in (tmp_path / "good" / "5").rglob("*") if path.is_file() and path.stat().st_size]
+    rng, noticed = np.random.default_rng(0), 0
+    for i in range(40):
+        bad = tmp_path / f"bad{i}"
+        shutil.copytree(tmp_path / "good", bad)
+        victim = bad / files[rng.integers(len(files))].relative_to(tmp_path / "good")
+        data = bytearray(victim.read_bytes())
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        victim.write_bytes(data)
+        with checkpoint.open_checkpoints(bad, keep_last=1) as checkpointer:
+            try:
+                found, progress = checkpoint.restore(checkpointer, abstract)
+            except CheckpointError:
+                noticed += 1
+                continue
+        assert progress == {"batches": 5, "window": {}}
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert noticed > 5
+
+
+def test_values_that_are_not_those_saved(tmp_path, monkeypatch):
+    """Storage may give back other numbers without a word: the checksums must not agree with them."""
+    with checkpoint.open_checkpoints(tmp_path, keep_last=1) as checkpointer:
+        wrong = {"state": {}, "ema": {"w": 1}}
+        monkeypatch.setattr(checkpoint, "checksums", lambda part: wrong["ema" if "w" in part else "state"])
+        checkpoint.save(checkpointer, make_state(5), {"batches": 5, "window": {}})
+        checkpoint.confirm(checkpointer, 5)
+        with pytest.raises(CheckpointError, match="ema: not what was saved: w"):
+            checkpoint.restore_ema(checkpointer, jax.eval_shape(lambda: make_state(5)).ema)
+
+
+def test_every_so_many_are_kept(tmp_path):
+    """Evaluations of a long run need its early checkpoints, which the newest would push out."""
+    with checkpoint.open_checkpoints(tmp_path, keep_last=1, keep_every=4) as checkpointer:
+        for step in range(2, 14, 2):
+            checkpoint.save(checkpointer, make_state(step), {"batches": step, "window": {}})
+            checkpoint.confirm(checkpointer, step)
+        assert checkpoint.steps(checkpointer) == [4, 8, 12]

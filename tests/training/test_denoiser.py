@@ -11,7 +11,7 @@ from vidjax.config import load_config
 from vidjax.data.shapes import parse, scene_to_json, training_scene
 from vidjax.data.source import ClipData
 from vidjax.training import denoiser, probe
-from vidjax.training.denoiser import DenoiserTask, given_frames
+from vidjax.training.denoiser import DenoiserTask
 from vidjax.training.task import TaskConfig
 
 
@@ -39,21 +39,6 @@ def batch_of(task, count=4, frames=3, value=0.0):
         for i, rng in enumerate(np.random.default_rng(0).spawn(count))
     ]
     return jax.tree.map(lambda *row: jnp.asarray(np.stack(row)), *rows)
-
-
-def test_given_frames_have_their_shares():
-    """Too few given frames and image to video is never learnt; too many and text to video is not."""
-    given = np.asarray(given_frames(jax.random.key(0), 30_000, 5, 0.3))
-    count = given.sum(axis=1)
-    np.testing.assert_array_equal(given, np.arange(5) < count[:, None], "given frames are the first ones")
-    shares = np.bincount(count, minlength=6) / len(count)
-    several = 0.3 / 3 / 4
-    np.testing.assert_allclose(shares, [0.7, 0.2 + several, several, several, several, 0], atol=0.01)
-
-
-def test_one_frame_is_never_given():
-    """A picture that is given whole leaves nothing to predict: the loss would be zero over zero."""
-    assert not given_frames(jax.random.key(0), 100, 1, 1.0).any()
 
 
 def test_transform_is_a_function_of_its_generator(task):

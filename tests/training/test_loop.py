@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -19,9 +20,10 @@ from vidjax.config import MeshConfig, load_config
 from vidjax.errors import CheckpointError, InputError
 from vidjax.training import export, train
 from vidjax.training.loop import fit
+from vidjax.training.signals import Interrupted, watch_signals
 
 CONFIG = Path(__file__).with_name("regression.py")
-TIMES = ("steps_per_second", "data_wait")
+TIMES = ("steps_per_second", "data_wait", "save_wait")
 
 
 def metric_lines(workdir: Path) -> list[dict]:
@@ -98,6 +100,39 @@ def test_signal_saves_and_second_run_finishes(tmp_path):
     assert saved >= 4
     state = train(load_config(CONFIG, ["task.pause=0.02", f"steps={saved + 3}", "save_every=1000"]), tmp_path)
     assert int(state.step) == saved + 3
+
+
+def test_signal_during_evaluation_loses_nothing(tmp_path):
+    """An evaluation may outlast the time that preemption leaves: what came before it must be saved already."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    settings = ["save_every=1000", "eval_every=6", "log_every=6"]
+    line = ["train", str(CONFIG), *settings, "task.long_evaluation=1000", "--workdir", str(tmp_path)]
+    run = subprocess.Popen([sys.executable, "-m", "vidjax.cli", *line], env=environment, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "checkpoints" / "6").is_dir():
+        assert run.poll() is None
+        time.sleep(0.1)
+    time.sleep(0.5)  # let the evaluation begin
+    run.terminate()
+    assert run.wait(60) == -signal.SIGTERM
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["task"]["long_evaluation"] = 0.0
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    train(load_config(CONFIG, settings), tmp_path)
+    lines = metric_lines(tmp_path)
+    assert [(line["kind"], line["step"]) for line in lines] == [("train", 6), ("eval", 6), ("train", 12), ("eval", 12)]
+
+
+def test_signal_before_the_first_step_ends_at_once(tmp_path, monkeypatch):
+    """The compiler cannot be asked to stop; nothing is lost by leaving before the first step."""
+    with watch_signals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received(0) == signal.SIGTERM
+        with pytest.raises(Interrupted, match=str(128 + signal.SIGTERM)), signals.saved():
+            pytest.fail("went on")
+    with watch_signals() as signals:
+        with signals.saved():
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
 
 
 def test_damaged_newest_checkpoint_is_passed_over(whole, tmp_path, capsys):

@@ -29,3 +29,15 @@ def test_times_follow_the_logit_normal():
     assert times.max() < 1
     logits = np.log(times) - np.log1p(-times)
     np.testing.assert_allclose((logits.mean(), logits.std()), (0.7, 1.0), atol=0.03)
+
+
+def test_times_within_a_range():
+    """A denoiser of two is used for its own times only; others would be training for nothing."""
+    key = jax.random.key(0)
+    all_of_them = np.asarray(logit_normal_times(key, (50_000,), 1.0))
+    for low, high in ((0.9, 1.0), (0.0, 0.9), (0.3, 0.4)):
+        t = np.asarray(logit_normal_times(key, (50_000,), 1.0, (low, high)))
+        assert low <= t.min()
+        assert t.max() <= high
+        kept = all_of_them[(all_of_them >= low) & (all_of_them <= high)]
+        np.testing.assert_allclose(t.mean(), kept.mean(), atol=0.005)

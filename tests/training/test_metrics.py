@@ -42,5 +42,5 @@ def test_file_drops_lines_after_the_resumed_step(tmp_path):
 def test_progress_line():
     """The time left is what people plan by."""
     stream = io.StringIO()
-    progress_line(100, 7300, 0.5, steps_per_second=2.0, data_wait=0.031, stream=stream)
-    assert stream.getvalue() == "step 100/7300  loss 0.5  2 steps/s  1:00:00 left  data 3%\n"
+    progress_line(100, 7300, 0.5, steps_per_second=2.0, data_wait=0.031, save_wait=0.004, stream=stream)
+    assert stream.getvalue() == "step 100/7300  loss 0.5  2 steps/s  1:00:00 left  data 3%  saving 0%\n"

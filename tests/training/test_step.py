@@ -19,7 +19,7 @@ def run_steps(factors, ema_decay=0.999):
     states, seen = [start_state({"w": jnp.ones(3)}, optimizer)], []
     for factor in factors:
         batch = {"y": jnp.zeros(3), "factor": jnp.float32(factor)}
-        state, metrics = step(states[-1], batch, jax.random.key(0))
+        state, metrics = step(states[-1], batch, jax.random.key(0), {})
         states.append(state)
         seen.append(metrics)
     return states, seen
@@ -107,3 +107,55 @@ def test_muon_orthogonalises_hidden_matrices_layer_by_layer():
     assert spread(updates["patch_embedding"]["kernel"]) > 2.5
     # AdamW's first update has the size of the rate, and Muon's is scaled to a fifth of it.
     assert np.sqrt(np.mean(np.square(updates["blocks"]["mlp"]["kernel"]))) == pytest.approx(0.2, rel=0.2)
+
+
+def test_accumulated_step_is_the_whole_one():
+    """A batch walked in parts must give the gradient of the batch; and every row must be in one part."""
+
+    def loss(params, batch, key):
+        del key
+        return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2), {"mean": jnp.mean(batch["y"])}
+
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, warmup_steps=0), 100)
+    start = start_state({"w": jnp.ones(3)}, optimizer)
+    batch = {"x": jax.random.normal(jax.random.key(1), (8, 3)), "y": jnp.arange(8.0)}
+    results = [
+        jax.jit(make_train_step(loss, optimizer, 0.9, parts))(start, batch, jax.random.key(0), {}) for parts in (1, 4)
+    ]
+    (whole, seen), (parts, seen_in_parts) = results
+    np.testing.assert_allclose(parts.params["w"], whole.params["w"], rtol=1e-6)
+    for name in ("loss", "mean", "grad_norm"):
+        np.testing.assert_allclose(seen_in_parts[name], seen[name], rtol=1e-6)
+
+
+def test_parts_have_noise_of_their_own():
+    """The same draw in every part would make a large batch as noisy as a small one."""
+    optimizer = make_optimizer(OptimizerConfig(), 100)
+    start = start_state({"w": jnp.ones(3)}, optimizer)
+
+    def loss(params, batch, key):
+        noise = jax.random.uniform(key)
+        return jnp.sum(params["w"] * batch["y"].sum()), {"noise": noise, "squared": noise**2}
+
+    step = jax.jit(make_train_step(loss, optimizer, 0.9, 2))
+    _, seen = step(start, {"y": jnp.ones((4, 1))}, jax.random.key(0), {})
+    assert seen["squared"] - seen["noise"] ** 2 > 1e-4
+
+
+def test_frozen_parameters_are_used_and_left_alone():
+    """They must reach the loss, and neither the optimizer nor the average."""
+
+    def loss(params, batch, key):
+        del key
+        return jnp.sum((params["w"] * params["held"]["v"] - batch["y"]) ** 2), {}
+
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, warmup_steps=0), 100)
+    step = jax.jit(make_train_step(loss, optimizer, 0.9))
+    state, seen = step(
+        start_state({"w": jnp.ones(3)}, optimizer),
+        {"y": jnp.zeros(3)},
+        jax.random.key(0),
+        {"held": {"v": jnp.full(3, 2.0)}},
+    )
+    assert seen["loss"] == 12
+    assert list(state.params) == list(state.ema) == ["w"]

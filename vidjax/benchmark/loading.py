@@ -1,4 +1,4 @@
-"""Speed on this machine against its own limits: a function for each benchmark. Rates in GB (10^9 bytes) per second."""
+"""How fast weights are read, against reading their files from one end to the other. GB are 10^9 bytes."""
 
 import ctypes
 import dataclasses

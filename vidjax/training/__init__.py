@@ -13,20 +13,22 @@ __all__ = ["export", "train"]
 def train(config: "TrainConfig", workdir: Any, smoke: bool = False) -> "TrainState":
     """Run a configuration in `workdir`, or go on with it; `smoke` shrinks it to seconds. See `loop.fit`.
 
-    A run that ends in one process on a local folder leaves what it made in `workdir/export`; others are published
-    by `export`.
+    A run that ends on a local folder leaves what it made in `workdir/export`; others are published by `export`.
     """
     import jax
 
     from vidjax.config import shrink
+    from vidjax.parallel.distributed import to_first
     from vidjax.training.loop import fit
 
     if smoke:
         config = shrink(config, jax.device_count())
     task = config.task.make(config)
     state = fit(task, config, workdir)
-    if task.export is not None and jax.process_count() == 1 and "://" not in str(workdir):
-        task.export(state.ema, Path(workdir) / "export")
+    if task.export is not None and "://" not in str(workdir):
+        params = to_first(state.ema)
+        if jax.process_index() == 0:
+            task.export(params, Path(workdir) / "export")
     return state
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidjax.config import TrainConfig
-from vidjax.data.source import ClipData
+from vidjax.data.buckets import check_buckets, first_examples
+from vidjax.data.source import ClipData, DataConfig
 from vidjax.errors import InputError
 from vidjax.models.wan import vae
 from vidjax.models.wan.sharding import VAE_RULES
@@ -26,10 +28,10 @@ STATISTICS_CLIPS = 256
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderTask:
-    """Loss: ``|y - x| + mse_weight (y - x)^2 + kl_weight KL``, on random pieces of ``crop_frames`` frames."""
+    """Loss: ``|y - x| + mse_weight (y - x)^2 + kl_weight KL``, on random pieces of up to ``crop_frames`` frames."""
 
     model: vae.VAEConfig
-    data: ClipData = ClipData()
+    data: DataConfig = ClipData()
     crop_frames: int = 9
     mse_weight: float = 2.0
     kl_weight: float = 2e-3
@@ -55,29 +57,27 @@ class AutoencoderTask:
         )
 
     def _check(self) -> None:
-        frames, step, size = self.data.num_frames, self.model.temporal_factor, self.model.spatial_factor
+        buckets, step = self.data.buckets(), self.model.temporal_factor
+        frames = max(bucket.num_frames for bucket in buckets)
         if not 1 <= self.crop_frames <= frames or (self.crop_frames - 1) % step:
             near = 1 + step * min(max(round((self.crop_frames - 1) / step), 0), (frames - 1) // step)
             raise InputError(
                 f"crop_frames={self.crop_frames}: must be 1 + a multiple of {step}, and at most num_frames={frames}; "
                 f"nearest: {near}"
             )
-        for name in ("height", "width"):
-            value = getattr(self.data, name)
-            if value % size or value < 1:
-                near = max(round(value / size), 1) * size
-                raise InputError(f"{name}={value}: must be a multiple of {size}; nearest: {near}")
+        pieces = [dataclasses.replace(b, num_frames=min(b.num_frames, self.crop_frames)) for b in buckets]
+        check_buckets(pieces, step, self.model.spatial_factor)
 
     def smoke(self) -> "AutoencoderTask":
         """A copy for seconds."""
         model = dataclasses.replace(self.model, base_dim=8, decoder_base_dim=None)
-        data = dataclasses.replace(self.data, num_clips=32, num_test_clips=8)
-        return dataclasses.replace(self, model=model, data=data, eval_clips=2)
+        return dataclasses.replace(self, model=model, data=self.data.smoke(), eval_clips=2)
 
     def transform(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """A random piece of the clip, half of them mirrored."""
-        start = rng.integers(example["video"].shape[0] - self.crop_frames + 1)
-        video = example["video"][start : start + self.crop_frames]
+        frames = min(self.crop_frames, example["video"].shape[0])
+        start = rng.integers(example["video"].shape[0] - frames + 1)
+        video = example["video"][start : start + frames]
         return {"video": video[:, :, ::-1] if rng.random() < 0.5 else video}
 
     def loss(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
@@ -86,7 +86,8 @@ class AutoencoderTask:
         (mean, log_variance), _ = vae.encode_chunk(self.model, params, None, x)
         z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
         # Not clipped: a gradient must bring back what is out of range.
-        y = vae.Autoencoder(self.model).apply({"params": params}, z, method="decode")
+        split = vae.choose_split(*z.shape[2:4])
+        y = vae.Autoencoder(self.model, split).apply({"params": params}, z, method="decode")
         absolute, squared = reconstruction(y, x)
         kl = gaussian_kl(mean, log_variance)
         total = absolute + self.mse_weight * squared + self.kl_weight * kl
@@ -115,7 +116,8 @@ def psnr_of(squared_error: Array) -> Array:
 
 def evaluate(config: vae.VAEConfig, params: Params, source: Any, count: int) -> dict[str, float]:
     """Mean PSNR in dB over clips, through the mean latent and back."""
-    scores = [_reconstruction_psnr(config, params, source[i]["video"]) for i in range(min(count, len(source)))]
+    examples = itertools.chain(*first_examples(source, count))
+    scores = [_reconstruction_psnr(config, params, example["video"]) for example in examples]
     return {"psnr": float(np.mean(jax.device_get(scores)))}
 
 

@@ -4,23 +4,20 @@ It shows which words a model uses long before samples do; the plain loss does no
 """
 
 import dataclasses
-import functools
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vidjax import tokenizer as tokenizers
 from vidjax.data.shapes import Scene, actions_with, caption
-from vidjax.diffusion.flow import initial_noise
+from vidjax.training.flow_matching import BANDS, loss_at
 from vidjax.training.probe import SCENE, SUBJECT
 from vidjax.typing import Array, Params
 
 if TYPE_CHECKING:
     from vidjax.training.denoiser import DenoiserTask
 
-BANDS = (0.2, 0.5, 0.8, 0.95)
 SWAP_TIME = 0.8
 """Diffusion time of the swap test: noisy enough that the words decide what there is to see."""
 
@@ -48,25 +45,17 @@ def evaluate(
     ``SWAP_TIME`` in percent when that factor's word is wrong."""
     examples = [source[i] for i in range(min(task.eval_clips, len(source)))]
     scenes = [task.data.scene(example) for example in examples]
-    x0 = jnp.asarray(np.stack([example["latents"] for example in examples]), jnp.float32)
-    noise = initial_noise(key, x0.shape)
+    latents = np.stack([example["latents"] for example in examples]).astype(np.float32)
 
     def at(t: float, scenes: list[Scene]) -> float:
         # The same random choice of words on both sides of a comparison.
         texts = [caption(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
         tokens = tokenizers.tokenize(tokenizer, texts)
-        return float(_loss(task, params, x0, noise, tokens.ids, tokens.lengths, jnp.float32(t)))
+        batch = {"latents": latents, "tokens": tokens.ids, "length": tokens.lengths}
+        return float(loss_at(task.velocity, params, batch, key, jnp.float32(t)))
 
     scores = {f"loss_{band}": at(band, scenes) for band in BANDS}
     for factor in (*SUBJECT, *SCENE):
         wrong = [swapped(scene, factor, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
         scores[f"swap_{factor}"] = 100.0 * (at(SWAP_TIME, wrong) / scores[f"loss_{SWAP_TIME}"] - 1.0)
     return scores
-
-
-@functools.partial(jax.jit, static_argnames="task")
-def _loss(
-    task: "DenoiserTask", params: Params, x0: Array, noise: Array, tokens: Array, lengths: Array, t: Array
-) -> Array:
-    text = task.encode_text(params, tokens, lengths)
-    return task.frame_losses(params, text, x0, noise, jnp.broadcast_to(t, x0.shape[:2])).mean()

@@ -11,20 +11,28 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from vidjax.errors import CheckpointError
+from vidjax.training.checksum import checksums, differing
 from vidjax.training.state import TrainState
 from vidjax.typing import Params, PyTree
+from vidjax.weights.tensor_file import listed
 
 Checkpointer = ocp.training.Checkpointer
 
+CHECKSUMS = "checksums"
+"""Where `progress` keeps them."""
+
 
 @contextlib.contextmanager
-def open_checkpoints(directory: Any, keep_last: int) -> Iterator[Checkpointer]:
-    """The checkpoints in a folder (local or `gs://`), of which the newest `keep_last` are kept."""
+def open_checkpoints(directory: Any, keep_last: int, keep_every: int | None = None) -> Iterator[Checkpointer]:
+    """The checkpoints in a folder (local or `gs://`): the newest `keep_last` are kept, and those of every
+    `keep_every`-th step."""
+    policies = ocp.training.preservation_policies
+    kept = [policies.LatestN(keep_last)] + ([policies.EveryNSteps(keep_every)] if keep_every else [])
     checkpointer = Checkpointer(
         epath.Path(directory),
         # The loop decides when; a policy here would silently skip what it asks for.
         save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-        preservation_policy=ocp.training.preservation_policies.LatestN(keep_last),
+        preservation_policy=policies.AnyPreservationPolicy(kept),
         cleanup_tmp_directories=True,
     )
     try:
@@ -36,10 +44,12 @@ def open_checkpoints(directory: Any, keep_last: int) -> Iterator[Checkpointer]:
 def save(checkpointer: Checkpointer, state: TrainState, progress: dict[str, Any]) -> None:
     """Start saving `state` under its step, with `progress`, a dict of JSON values. `confirm` it later.
 
-    The arrays are copied out before this returns, so the next step may reuse (donate) their memory.
+    The arrays are copied out before this returns, so the next step may reuse (donate) their memory. Their checksums
+    are saved too.
     """
-    step = int(state.step)
-    started = checkpointer.save_checkpointables_async(step, {**_parts(state), "progress": progress}, force=True)
+    step, parts = int(state.step), _parts(state)
+    progress = {**progress, CHECKSUMS: {name: checksums(part) for name, part in parts.items()}}
+    started = checkpointer.save_checkpointables_async(step, {**parts, "progress": progress}, force=True)
     if started is None:
         raise CheckpointError(f"checkpoint of step {step} in {checkpointer.directory} was not started")
 
@@ -80,6 +90,7 @@ def restore(checkpointer: Checkpointer, abstract: TrainState) -> tuple[TrainStat
     for step in saved[:2]:
         try:
             loaded = checkpointer.load_checkpointables(step, {**_parts(abstract), "progress": None})
+            _verify(loaded)
             error = None
         except Exception as caught:
             error = caught
@@ -110,11 +121,20 @@ def restore_ema(checkpointer: Checkpointer, abstract_params: PyTree) -> Params:
     if not saved:
         raise CheckpointError(f"no checkpoint in {checkpointer.directory}")
     try:
-        return checkpointer.load_checkpointables(saved[-1], {"ema": abstract_params})["ema"]
+        loaded = checkpointer.load_checkpointables(saved[-1], {"ema": abstract_params, "progress": None})
+        _verify(loaded)
+        return loaded["ema"]
     except Exception as error:
         raise CheckpointError(
             f"checkpoint of step {saved[-1]} in {checkpointer.directory} cannot be read: {error}"
         ) from error
+
+
+def _verify(loaded: dict[str, Any]) -> None:
+    """See that what was read is what was saved; `progress` loses the checksums."""
+    for part, expected in loaded["progress"].pop(CHECKSUMS, {}).items():
+        if part in loaded and (changed := differing(loaded[part], expected)):
+            raise CheckpointError(f"{part}: not what was saved: {listed(changed)}")
 
 
 def _parts(state: TrainState) -> dict[str, Any]:

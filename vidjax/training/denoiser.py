@@ -11,17 +11,18 @@ import numpy as np
 
 from vidjax import tokenizer as tokenizers
 from vidjax.config import TrainConfig
+from vidjax.data.buckets import check_buckets, first_examples
 from vidjax.data.latents import open_latents
-from vidjax.data.source import ClipData
-from vidjax.diffusion.flow import initial_noise, interpolate
+from vidjax.data.source import ClipData, DataConfig, SceneData
 from vidjax.models import t5
 from vidjax.models.wan import denoiser
 from vidjax.models.wan.presets import SamplingDefaults
 from vidjax.models.wan.sharding import DENOISER_RULES, TEXT_ENCODER_RULES
+from vidjax.parallel.rules import Rules
 from vidjax.training import caption_swap, probe
-from vidjax.training.losses import logit_normal_times
+from vidjax.training.flow_matching import flow_loss, held_out_losses
 from vidjax.training.task import Task
-from vidjax.typing import Array, Bool, Float, Params
+from vidjax.typing import Array, Float, Params
 from vidjax.weights import folder
 
 TOKENIZER_CAPTIONS = 4000
@@ -38,7 +39,8 @@ class DenoiserTask:
       caption_dropout: share of captions left out, for guidance.
       time_shift: mean of the normal whose logistic is the diffusion time.
       given_share: share of clips whose first frames are given at time 0.
-      text_steps: steps that the text encoder learns alone, at first, to tell the factors of captions.
+      text_steps: steps that the text encoder learns alone, at first, to tell the factors of captions; none where
+        the data know no factors.
       probe_weight: weight of that loss beside the denoiser's, afterwards.
     """
 
@@ -46,7 +48,7 @@ class DenoiserTask:
     model: denoiser.DenoiserConfig
     text: t5.T5Config
     sampling: SamplingDefaults
-    data: ClipData = ClipData()
+    data: DataConfig = ClipData()
     caption_dropout: float = 0.1
     time_shift: float = 0.7
     given_share: float = 0.3
@@ -56,11 +58,25 @@ class DenoiserTask:
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: denoiser.Remat = "none"
 
+    @property
+    def rules(self) -> Rules:
+        """How the parameters are split over a mesh."""
+        parts = {"transformer": DENOISER_RULES, "text_encoder": TEXT_ENCODER_RULES}
+        inside = ((f"^{part}/{rule.lstrip('^')}", spec) for part, rules in parts.items() for rule, spec in rules)
+        return (*inside, (r".*", jax.sharding.PartitionSpec()))
+
     def make(self, config: TrainConfig) -> Task:
-        """The task as functions; computes the latents at the first call."""
+        """The task as functions; computes the latents at the first call.
+
+        Raises:
+          InputError: the clips are not of a size that the autoencoder and the denoiser take.
+        """
         del config
-        tokenizer = self.tokenizer()
         vae_config = folder.read_config(Path(self.vae), "vae")
+        check_buckets(
+            self.data.buckets(), vae_config.temporal_factor, vae_config.spatial_factor * max(self.model.patch_size[1:])
+        )
+        tokenizer = self.tokenizer()
         vae_params = folder.read_part(Path(self.vae), "vae", vae_config, "float32")
         place = Path(self.data.folder).expanduser() / "latents"
         train, test = (
@@ -72,10 +88,8 @@ class DenoiserTask:
             loss=self.loss,
             source=train,
             transform=lambda example, rng: self.transform(tokenizer, example, rng),
-            evaluate=lambda params, key: caption_swap.evaluate(self, params, tokenizer, test, key),
-            rules=tuple((f"^transformer/{r.lstrip('^')}", s) for r, s in DENOISER_RULES)
-            + tuple((f"^text_encoder/{r.lstrip('^')}", s) for r, s in TEXT_ENCODER_RULES)
-            + ((r".*", jax.sharding.PartitionSpec()),),
+            evaluate=lambda params, key: self.evaluate(params, tokenizer, test, key),
+            rules=self.rules,
             export=lambda params, out: self.export(params, out, tokenizer, vae_config, vae_params),
         )
 
@@ -83,11 +97,10 @@ class DenoiserTask:
         """A copy for seconds; the autoencoder stays as it is."""
         model = dataclasses.replace(self.model, num_layers=2, num_attention_heads=2, ffn_dim=64)
         text = dataclasses.replace(self.text, num_layers=1, d_ff=32)
-        data = dataclasses.replace(self.data, num_clips=32, num_test_clips=8)
-        return dataclasses.replace(self, model=model, text=text, data=data, eval_clips=4, text_steps=2)
+        return dataclasses.replace(self, model=model, text=text, data=self.data.smoke(), eval_clips=4, text_steps=2)
 
     def tokenizer(self) -> tokenizers.Tokenizer:
-        """Learned from captions of the training scenes."""
+        """Learned from captions of the training clips."""
         return _train_tokenizer(self.data, TOKENIZER_CAPTIONS, self.sampling.max_text_length)
 
     def text_config(self) -> t5.T5Config:
@@ -100,54 +113,65 @@ class DenoiserTask:
         keys = jax.random.split(key, 4)
         transformer = denoiser.init(self.model, keys[0])
         transformer["proj_out"] = jax.tree.map(jnp.zeros_like, transformer["proj_out"])
-        text = {
-            "text_encoder": t5.init(self.text_config(), keys[1]),
-            "probe": probe.init(self.text.d_model, keys[2]),
-        }
-        if self.text_steps:
-            captions = _probe_captions(self.data, self.tokenizer())
-            text = probe.pretrain(self.encode_text, text, captions, keys[3], self.text_steps)
+        text = {"text_encoder": t5.init(self.text_config(), keys[1])}
+        if isinstance(self.data, SceneData):
+            text["probe"] = probe.init(self.text.d_model, keys[2])
+            if self.text_steps:
+                captions = _probe_captions(self.data, self.tokenizer())
+                text = probe.pretrain(self.encode_text, text, captions, keys[3], self.text_steps)
         return {"transformer": transformer, **text}
 
     def transform(self, tokenizer: tokenizers.Tokenizer, example: dict, rng: np.random.Generator) -> dict[str, Any]:
-        """Latents, the tokens of one of the scene's captions, and the factors it tells (-1: caption left out)."""
+        """Latents, the tokens of one of the captions, and the factors, where known, it tells (-1: caption left out)."""
         dropped = rng.random() < self.caption_dropout
         text = "" if dropped else self.data.caption(example, rng)
         tokens = tokenizers.tokenize(tokenizer, [text])
-        labels = probe.labels(self.data.scene(example))
-        return {
+        row = {
             "latents": np.asarray(example["latents"], np.float32),
             "tokens": tokens.ids[0],
             "length": tokens.lengths[0],
-            "factors": np.full_like(labels, -1) if dropped else labels,
         }
+        if isinstance(self.data, SceneData):
+            labels = probe.labels(self.data.scene(example))
+            row["factors"] = np.full_like(labels, -1) if dropped else labels
+        return row
 
     def encode_text(self, params: Params, tokens: Array, lengths: Array) -> Float[Array, "B L D"]:
         """Text embeddings."""
         return t5.encode(self.text_config(), params["text_encoder"], tokens, lengths, jnp.dtype(self.dtype))
 
-    def frame_losses(
-        self, params: Params, text: Float[Array, "B L D"], x0: Array, noise: Array, t: Float[Array, "B f"]
-    ) -> Float[Array, "B f"]:
-        """Mean squared error of the velocity of each latent frame."""
-        x, target = interpolate(x0, noise, t)
+    def velocity(self, params: Params, batch: dict[str, Array], x: Array, t: Float[Array, "B f"]) -> Array:
+        """What the denoiser says of noisy latents of a batch."""
+        return self._velocity(self.encode_text(params, batch["tokens"], batch["length"]), params, batch, x, t)
+
+    def _velocity(
+        self, text: Float[Array, "B L D"], params: Params, batch: dict[str, Array], x: Array, t: Float[Array, "B f"]
+    ) -> Array:
+        del batch
         dtype = jnp.dtype(self.dtype)
         context = denoiser.context(self.model, params["transformer"], text, dtype=dtype)
-        v = denoiser.velocity(self.model, params["transformer"], x, t, context, dtype=dtype, remat=self.remat)
-        return jnp.mean((v - target) ** 2, axis=(2, 3, 4))
+        return denoiser.velocity(self.model, params["transformer"], x, t, context, dtype=dtype, remat=self.remat)
 
     def loss(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         """Traceable; see the class."""
-        time_key, noise_key, given_key = jax.random.split(key, 3)
-        x0 = batch["latents"]
-        B, f = x0.shape[:2]
-        given = given_frames(given_key, B, f, self.given_share)
-        t = jnp.where(given, 0.0, logit_normal_times(time_key, (B, 1), self.time_shift))
         text = self.encode_text(params, batch["tokens"], batch["length"])
-        losses = self.frame_losses(params, text, x0, initial_noise(noise_key, x0.shape), t)
-        flow = jnp.sum(jnp.where(given, 0.0, losses)) / jnp.sum(~given)
+        velocity = functools.partial(self._velocity, text)
+        flow = flow_loss(velocity, params, batch, key, self.time_shift, self.given_share)
+        if "probe" not in params:
+            return flow, {"flow": flow}
         telling, share = probe.loss(params["probe"], text, batch["length"], batch["factors"])
         return flow + self.probe_weight * telling, {"flow": flow, "probe": telling, "probe_correct": share}
+
+    def evaluate(self, params: Params, tokenizer: tokenizers.Tokenizer, source: Any, key: Array) -> dict[str, float]:
+        """The loss on held-out clips at some diffusion times and, where scenes are known, what wrong words cost."""
+        if isinstance(self.data, SceneData):
+            return caption_swap.evaluate(self, params, tokenizer, source, key)
+        told = dataclasses.replace(self, caption_dropout=0.0)
+        batches = []
+        for examples in first_examples(source, self.eval_clips):
+            rows = [told.transform(tokenizer, e, np.random.default_rng(i)) for i, e in enumerate(examples)]
+            batches.append({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+        return held_out_losses(self.velocity, params, batches, key)
 
     def export(self, params: Params, out: Path, tokenizer: Any, vae_config: Any, vae_params: Params) -> None:
         """Write a whole model folder; the denoiser and text encoder in bfloat16, the autoencoder in float16."""
@@ -160,21 +184,12 @@ class DenoiserTask:
 
 
 @functools.lru_cache(maxsize=4)
-def _train_tokenizer(data: ClipData, captions: int, max_length: int) -> tokenizers.Tokenizer:
+def _train_tokenizer(data: DataConfig, captions: int, max_length: int) -> tokenizers.Tokenizer:
     return tokenizers.train(data.captions(captions), max_length)
 
 
 @functools.lru_cache(maxsize=4)
-def _probe_captions(data: ClipData, tokenizer: tokenizers.Tokenizer) -> probe.Captions:
+def _probe_captions(data: SceneData, tokenizer: tokenizers.Tokenizer) -> probe.Captions:
     tokens = tokenizers.tokenize(tokenizer, data.captions(data.num_clips))
     factors = np.stack([probe.labels(scene) for scene in data.scenes(data.num_clips)])
     return probe.Captions(tokens.ids, tokens.lengths, factors)
-
-
-def given_frames(key: Array, batch: int, frames: int, share: float) -> Bool[Array, "B f"]:
-    """Which latent frames are given: in ``share`` of the clips the first; in a third of these up to all but one."""
-    which, how, count = jax.random.split(key, 3)
-    several = jax.random.randint(count, (batch, 1), 1, frames)
-    number = jnp.where(jax.random.bernoulli(how, 1 / 3, (batch, 1)), several, 1)
-    number = jnp.where(jax.random.bernoulli(which, share, (batch, 1)), number, 0)
-    return jnp.arange(frames) < jnp.minimum(number, frames - 1)

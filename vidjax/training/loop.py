@@ -3,9 +3,7 @@
 import collections
 import contextlib
 import dataclasses
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -19,27 +17,21 @@ from vidjax.config import TrainConfig
 from vidjax.data.pipeline import make_loader
 from vidjax.errors import CheckpointError, InputError
 from vidjax.parallel.mesh import batch_shard, batch_sharding, make_mesh
-from vidjax.parallel.rules import shardings
+from vidjax.parallel.rules import AnyMesh, shardings
 from vidjax.training import checkpoint
 from vidjax.training.metrics import Clock, MetricsFile, Window, progress_line
+from vidjax.training.signals import Interrupted, watch_signals
 from vidjax.training.state import TrainState, init_state, make_optimizer, start_state, state_specs
 from vidjax.training.step import make_train_step
 from vidjax.training.task import Task
 
-MAY_DIFFER = ("steps", "log_every", "eval_every", "save_every", "keep_last", "mesh", "data_workers")
+MAY_DIFFER = ("steps", "log_every", "eval_every", "save_every", "keep_last", "keep_every", "mesh", "data_workers")
 """What a resumed run may change; anything else would make it another run."""
 
 MAX_SKIPPED_IN_ROW = 20
 
 STEPS_AHEAD = 2
 """Steps given to the device before the host waits for the oldest: it stays busy, batches do not pile up."""
-
-
-class Interrupted(SystemExit):
-    """The run was asked to stop, and has saved; the exit code is 128 + the signal's number."""
-
-    def __init__(self, signum: int):
-        super().__init__(128 + signum)
 
 
 def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
@@ -61,7 +53,9 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
-        checkpointer = stack.enter_context(checkpoint.open_checkpoints(workdir / "checkpoints", config.keep_last))
+        checkpointer = stack.enter_context(
+            checkpoint.open_checkpoints(workdir / "checkpoints", config.keep_last, config.keep_every)
+        )
         claim(workdir, config, resuming=bool(checkpoint.steps(checkpointer)))
 
         abstract = abstract_state(task, optimizer, mesh)
@@ -70,27 +64,42 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
             {"batches": 0, "window": {}},
         )
         batches = stack.enter_context(contextlib.closing(make_batches(task, config, mesh, progress["batches"])))
-        train_step = jit_step(task, optimizer, config.ema_decay, abstract, mesh)
+        train_step = jit_step(task, config, optimizer, abstract, mesh)
 
         step = saved = int(state.step)
         metrics = stack.enter_context(contextlib.closing(MetricsFile(workdir, step)))
         evaluated = from_first(metrics.last("eval"))
         window, clock = Window(progress["window"]), Clock()
         in_flight: collections.deque = collections.deque()
-        stop_requested = stack.enter_context(watch_signals())
+        signals = stack.enter_context(watch_signals())
+        first = step
+
+        def save() -> None:
+            nonlocal saved
+            with clock.saving():
+                if saved > 0:
+                    checkpoint.confirm(checkpointer, saved)
+                if saved < step:
+                    checkpoint.save(checkpointer, state, {"batches": step, "window": window.as_json()})
+                saved = step
 
         while True:
             # A step is saved before it is evaluated; a resumed run makes up for an evaluation that was lost.
             ends = step >= config.steps
             if task.evaluate is not None and step > max(evaluated, 0) and (ends or step % config.eval_every == 0):
-                metrics.write("eval", step, task.evaluate(state.ema, eval_key))
+                save()
+                checkpoint.confirm(checkpointer, saved)
+                with signals.saved():
+                    scores = task.evaluate(state.ema, eval_key)
+                metrics.write("eval", step, scores)
                 clock.restart()
             if ends:
                 break
 
             with clock.waiting():
                 batch = next(batches)
-            state, scalars = train_step(state, batch, key)
+            with signals.saved() if step == first else contextlib.nullcontext():  # the first step compiles
+                state, scalars = train_step(state, batch, key, dict(task.frozen))
             step += 1
             clock.tick()
             in_flight.append(scalars.pop("skipped_in_row"))
@@ -98,7 +107,7 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
             if len(in_flight) > STEPS_AHEAD:
                 check_finite(in_flight.popleft(), step - STEPS_AHEAD)
 
-            signum = stop_requested(step)
+            signum = signals.received(step)
             ends = step == config.steps
             if ends or step % config.log_every == 0:
                 means = window.means()
@@ -107,10 +116,7 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
                 if jax.process_index() == 0:
                     progress_line(step, config.steps, means["loss"], **speed)
             if ends or signum or step % config.save_every == 0:
-                if saved > 0:
-                    checkpoint.confirm(checkpointer, saved)
-                checkpoint.save(checkpointer, state, {"batches": step, "window": window.as_json()})
-                saved = step
+                save()
             if signum:
                 checkpoint.confirm(checkpointer, saved)
                 raise Interrupted(signum)
@@ -131,6 +137,12 @@ def check_batch(config: TrainConfig, mesh: Mesh) -> None:
             f"batch_size={config.batch_size} does not divide over data * fsdp = {blocks} devices; "
             f"the nearest that does is {near}"
         )
+    if config.batch_size % (blocks * config.accumulation):
+        near = max(round(config.batch_size / blocks / config.accumulation), 1) * blocks * config.accumulation
+        raise InputError(
+            f"batch_size={config.batch_size} does not divide into accumulation={config.accumulation} parts "
+            f"over {blocks} devices; the nearest that does is {near}"
+        )
 
 
 def claim(workdir: Any, config: TrainConfig, resuming: bool) -> None:
@@ -148,9 +160,9 @@ def claim(workdir: Any, config: TrainConfig, resuming: bool) -> None:
         path.write_text(text)
 
 
-def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: AnyMesh) -> TrainState:
     """Shapes, dtypes and shardings of the state; nothing is allocated."""
-    shapes = jax.eval_shape(lambda k: init_state(task, optimizer, k), jax.random.key(0))
+    shapes = jax.eval_shape(lambda: init_state(task, optimizer, jax.random.key(0)))
     layout = shardings(mesh, state_specs(task.rules, shapes), shapes)
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, layout)
 
@@ -166,14 +178,15 @@ def fresh_state(
 
 
 def jit_step(
-    task: Task, optimizer: optax.GradientTransformation, ema_decay: float, abstract: TrainState, mesh: Mesh
+    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
 ) -> Callable:
     """The compiled step; the state is donated."""
     layout = jax.tree.map(lambda a: a.sharding, abstract)
     whole = NamedSharding(mesh, PartitionSpec())
+    frozen = jax.tree.map(lambda a: a.sharding, dict(task.frozen))
     return jax.jit(
-        make_train_step(task.loss, optimizer, ema_decay),
-        in_shardings=(layout, batch_sharding(mesh), whole),
+        make_train_step(task.loss, optimizer, config.ema_decay, config.accumulation),
+        in_shardings=(layout, batch_sharding(mesh), whole, frozen),
         out_shardings=(layout, whole),
         donate_argnums=0,
     )
@@ -183,9 +196,9 @@ def make_batches(
     task: Task, config: TrainConfig, mesh: Mesh, start: int
 ) -> Generator[dict[str, jax.Array], None, None]:
     """Global batches from batch `start` on, laid out over the mesh."""
-    index, count = batch_shard(mesh)
+    blocks, count = batch_shard(mesh)
     loader = make_loader(
-        task.source, task.transform, config.batch_size, config.seed, index, count, config.data_workers, start
+        task.source, task.transform, config.batch_size, config.seed, blocks, count, config.data_workers, start
     )
     place = batch_sharding(mesh)
     with contextlib.closing(loader):
@@ -203,38 +216,6 @@ def check_finite(skipped_in_row: jax.Array, step: int) -> None:
             f"the loss or the gradient was not finite for {MAX_SKIPPED_IN_ROW} steps in a row, "
             f"up to step {step}; lower optimizer.learning_rate or look at the data"
         )
-
-
-@contextlib.contextmanager
-def watch_signals() -> Iterator[Callable[[int], int]]:
-    """Yields `step -> signal number`, 0 while none came; a second signal has its usual effect.
-
-    With several processes the one that is told to stop tells the others, through jax.distributed, after which
-    step; that service has its own handler of SIGTERM.
-    """
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        yield lambda step: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
-        return
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda step: 0  # Python lets only the main thread handle signals
-        return
-    received = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def handler(signum: int, frame: Any) -> None:
-        del frame
-        received.append(signum)
-        signal.signal(signum, before[signum])
-
-    for number in before:
-        signal.signal(number, handler)
-    try:
-        yield lambda step: received[0] if received else 0
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
 
 
 def from_first(value: int) -> int:

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -114,7 +115,7 @@ class Window:
 
 
 class Clock:
-    """Steps per second since the last `read`, and the share of that time spent waiting for data."""
+    """Steps per second since the last `read`, and the shares of that time spent waiting for data and for saves."""
 
     def __init__(self):
         self._steps = None  # the first step compiles: it is not counted
@@ -128,22 +129,29 @@ class Clock:
 
     def restart(self) -> None:
         """Forget what was measured."""
-        self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
+        self._steps, self._waited, self._since = 0, {"data": 0.0, "save": 0.0}, time.perf_counter()
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """The time inside is spent waiting for data."""
+        return self._spent("data")
+
+    def saving(self) -> AbstractContextManager[None]:
+        """The time inside is spent waiting for checkpoints."""
+        return self._spent("save")
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The time inside is spent waiting for data."""
+    def _spent(self, on: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         if self._steps is not None:
-            self._waited += time.perf_counter() - start
+            self._waited[on] += time.perf_counter() - start
 
     def read(self) -> dict[str, float]:
         """The measures (nan where no step was timed), and a new start."""
         seconds = max(time.perf_counter() - self._since, 1e-9)
         measures = {
             "steps_per_second": self._steps / seconds if self._steps else math.nan,
-            "data_wait": self._waited / seconds,
+            **{f"{on}_wait": waited / seconds for on, waited in self._waited.items()},
         }
         self.restart()
         return measures
@@ -155,15 +163,16 @@ def progress_line(
     loss: float,
     steps_per_second: float,
     data_wait: float,
+    save_wait: float,
     stream: Any = None,
 ) -> None:
-    """Step, loss, speed, time left, share of time spent waiting for data; one rewritten line in a terminal."""
+    """Step, loss, speed, time left, shares of time spent waiting; one rewritten line in a terminal."""
     stream = stream or sys.stderr
     speed = "?"
     if steps_per_second > 0:
         minutes, seconds = divmod(round((steps - step) / steps_per_second), 60)
         left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-        speed = f"{steps_per_second:.3g} steps/s  {left} left  data {data_wait:.0%}"
+        speed = f"{steps_per_second:.3g} steps/s  {left} left  data {data_wait:.0%}  saving {save_wait:.0%}"
     text = f"step {step}/{steps}  loss {loss:.4g}  {speed}"
     if stream.isatty():
         stream.write("\r\033[K" + text + ("\n" if step == steps else ""))

@@ -3,8 +3,9 @@
 A configuration's `task` is a frozen dataclass, a `TaskConfig`, whose `make` returns the `Task`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jax.sharding import PartitionSpec
@@ -25,6 +26,8 @@ class Task(NamedTuple):
     export: `(EMA params, folder)`, writes the published layout.
     start: `abstract params -> params`, in place of `init` where a run starts from published weights;
       the abstract arrays carry shape, dtype and sharding.
+    frozen: parameters that are not trained, laid out over the mesh; `loss` finds them in its `params`, beside the
+      trained ones and under names of their own.
     """
 
     init: Callable[[Any], Params]
@@ -35,6 +38,7 @@ class Task(NamedTuple):
     rules: tuple[tuple[str, PartitionSpec], ...] = ((".*", PartitionSpec()),)
     export: Callable[[Params, Path], None] | None = None
     start: Callable[[PyTree], Params] | None = None
+    frozen: Mapping[str, Params] = MappingProxyType({})
 
 
 @runtime_checkable

@@ -101,6 +101,24 @@ def apply(params: Params, changes: Changes, donate: bool = False) -> Params:
     return jax.tree_util.tree_map_with_path(leaf, params)
 
 
+def write(file: Path, abstract: PyTree, changes: dict[str, dict[str, Array]], strength: float) -> None:
+    """Trained changes ``{module path: {"down" [L, in, r], "up" [L, r, out]}}`` of a denoiser of these shapes as a file
+    in the published naming, which :func:`read` and PyTorch tools take; ``strength`` goes into the numbers."""
+    from safetensors.numpy import save_file
+
+    tensors = {}
+    for path, published in published_tree(abstract).items():
+        change = changes.get("/".join(path[:-1])) if path[-1] == "kernel" else None
+        if change is None:
+            continue
+        down, up = (np.asarray(jax.device_get(change[kind]), np.float32) for kind in ("down", "up"))
+        for tensor in published:
+            module = f"transformer.{tensor.name.removesuffix('.weight')}"
+            tensors[f"{module}.lora_A.weight"] = np.ascontiguousarray(down[tensor.layer].T)
+            tensors[f"{module}.lora_B.weight"] = np.ascontiguousarray(strength * up[tensor.layer].T)
+    save_file(tensors, file, {"format": "pt"})
+
+
 def _added(
     parameter: Array,
     change: Change,

@@ -1,0 +1,102 @@
+"""Fine-tuning starts at the model, teaches it, and leaves what the model can be loaded with again."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vidjax
+from vidjax.config import OptimizerConfig, TrainConfig
+from vidjax.data.source import ClipData
+from vidjax.errors import InputError
+from vidjax.training import lora, train
+from vidjax.training.finetune import LORA_FILE, FinetuneTask
+
+
+@pytest.fixture
+def task(tiny_folder, tmp_path):
+    data = ClipData(str(tmp_path / "data"), num_clips=8, num_test_clips=4, num_frames=9, height=16, width=32)
+    return FinetuneTask(data, str(tiny_folder), lora.LoRAConfig(4), eval_clips=4, caption_dropout=0.0)
+
+
+def run(task, workdir, steps=30, rate=1e-2):
+    optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=1, weight_decay=0.0)
+    config = TrainConfig(task, steps, 8, optimizer=optimizer, ema_decay=0.5, log_every=5, eval_every=steps)
+    return train(config, workdir)
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+def test_low_rank_changes_learn_and_load(task, tiny, tiny_folder, tmp_path):
+    """The exported file must make the model what it was at the end of training, and training must teach it."""
+    state = run(task, tmp_path / "run")
+    assert list(state.params) == ["lora"], "the model itself is frozen"
+    assert losses(tmp_path / "run")[-1] < 0.9 * losses(tmp_path / "run")[0]
+    loaded = vidjax.load(tiny_folder, loras={tmp_path / "run" / "export" / LORA_FILE: 1.0})
+    trained = lora.merged(tiny.params["transformer"], jax.device_get(state.ema["lora"]), 1.0)
+    for a, b in zip(jax.tree.leaves(loaded.params["transformer"]), jax.tree.leaves(trained), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    changed = vidjax.generate(loaded, "a red circle", output_type="latent", progress=False)
+    assert not np.allclose(changed, vidjax.generate(tiny, "a red circle", output_type="latent", progress=False))
+
+
+def test_whole_denoiser_starts_at_the_model(task, tiny, tmp_path):
+    """Random weights in place of the published ones would be training from nothing, unnoticed."""
+    state = run(dataclasses.replace(task, lora=None), tmp_path / "run", steps=1, rate=1e-12)
+    for a, b in zip(
+        jax.tree.leaves(state.params["transformer"]), jax.tree.leaves(tiny.params["transformer"]), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    exported = vidjax.load(tmp_path / "run" / "export")
+    assert exported.config == dataclasses.replace(tiny.config)
+    frames = vidjax.generate(exported, "a red circle", progress=False).frames
+    np.testing.assert_array_equal(frames, vidjax.generate(tiny, "a red circle", progress=False).frames)
+
+
+def test_times_of_a_model_with_one_denoiser(task, tiny):
+    """Half of the times left out would leave half of the sampling untaught."""
+    assert task._times(tiny.config) == (0.0, 1.0)
+    two = dataclasses.replace(tiny.config, boundary_ratio=0.9)
+    assert task._times(two) == (0.9, 1.0)
+    assert dataclasses.replace(task, part="transformer_2")._times(two) == (0.0, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"part": "transformer_2"}, "has one denoiser"),
+        ({"model": "no/such/folder"}, "no model folder"),
+        ({"lora": lora.LoRAConfig(4, None, ("to_x",))}, "modules of a block"),
+    ],
+)
+def test_refused(task, change, message, tmp_path):
+    """Found before anything is rendered or compiled."""
+    with pytest.raises(InputError, match=message):
+        run(dataclasses.replace(task, **change), tmp_path / "run")
+    assert not (tmp_path / "data").exists()
+
+
+def test_clips_that_do_not_fit(task, tmp_path):
+    """A size that the model cannot cut into tokens, said with the nearest that it can."""
+    data = dataclasses.replace(task.data, height=24)
+    with pytest.raises(InputError, match="height=24: must be a multiple of 16; nearest: 32"):
+        run(dataclasses.replace(task, data=data), tmp_path / "run")
+
+
+def test_held_out_loss_is_of_the_trained_parameters(task, tiny_folder, tmp_path):
+    """Judging the frozen model would show a flat line whatever is learnt."""
+    config = TrainConfig(task, 1, 8)
+    made = task.make(config)
+    abstract = jax.eval_shape(made.init, jax.random.key(0))
+    start = made.init(jax.random.key(0))
+    moved = jax.tree.map(lambda a: jnp.full(a.shape, 0.3), abstract)
+    first, again, other = (made.evaluate(params, jax.random.key(1)) for params in (start, start, moved))
+    assert first == again
+    assert all(first[name] != other[name] for name in first)
+    assert list(first) == ["loss_0.2", "loss_0.5", "loss_0.8", "loss_0.95"]

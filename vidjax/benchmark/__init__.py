@@ -1,0 +1,6 @@
+"""Speed on this machine against its own limits: a function for each benchmark."""
+
+from vidjax.benchmark.loading import load
+from vidjax.benchmark.training import train
+
+__all__ = ["load", "train"]

@@ -1,0 +1,177 @@
+"""Fine-tuning a published model: its denoiser goes on learning, whole or by low-rank changes; the rest is frozen."""
+
+import dataclasses
+import functools
+import math
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidjax import tokenizer as tokenizers
+from vidjax.config import TrainConfig
+from vidjax.data.buckets import check_buckets, first_examples
+from vidjax.data.latents import open_latents
+from vidjax.data.source import ClipData, DataConfig
+from vidjax.errors import InputError
+from vidjax.model import ModelConfig, bundled, part_layout, read_config
+from vidjax.models.wan.denoiser import Remat
+from vidjax.parallel.mesh import make_mesh
+from vidjax.training import lora as low_rank
+from vidjax.training.flow_matching import BatchVelocity, flow_loss, held_out_losses
+from vidjax.training.lora import LoRAConfig
+from vidjax.training.task import Task
+from vidjax.typing import Array, Float, Params, PyTree
+from vidjax.weights import folder, hub
+from vidjax.weights.lora import write as write_lora
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneTask:
+    """Flow matching from a model's weights on; text encoder and autoencoder stay as they are.
+
+    Args:
+      model: a folder in the published layout or a hub id; None: the bundled model.
+      lora: train low-rank changes, exported as a file for ``loras``; None: the whole denoiser, exported as a model.
+      part: which denoiser, of a model with two; it learns at the diffusion times that it is used for.
+      time_shift: mean of the normal whose logistic is the diffusion time; None: the logarithm of the model's own
+        ``flow_shift``, so that training sees the times that sampling goes through.
+      given_share: share of clips whose first frames are given, for models with one time per frame.
+      dtype: what is computed in; trained parameters, their moments and average are float32.
+    """
+
+    data: DataConfig = ClipData()
+    model: str | None = None
+    lora: LoRAConfig | None = LoRAConfig()
+    part: Literal["transformer", "transformer_2"] = "transformer"
+    caption_dropout: float = 0.1
+    time_shift: float | None = None
+    given_share: float = 0.3
+    eval_clips: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Remat = "none"
+
+    def make(self, config: TrainConfig) -> Task:
+        """The task as functions; computes the latents at the first call.
+
+        Raises:
+          InputError: the model has no such denoiser or is given pictures as channels, or the clips do not fit it.
+        """
+        path = bundled() if self.model is None else hub.find(self.model)
+        model = dataclasses.replace(read_config(path), dtype=self.dtype)
+        self._check(path, model)
+        mesh = make_mesh(**dataclasses.asdict(config.mesh))
+        tokenizer = tokenizers.load(path / "tokenizer" / "spiece.model", model.sampling.max_text_length)
+
+        def frozen(part: str) -> Params:
+            return folder.read_part(path, part, model.parts[part], self.dtype, part_layout(part, model, mesh))
+
+        autoencoder = folder.read_part(path, "vae", model.vae, "float32")
+        place = Path(self.data.folder).expanduser() / "latents"
+        train, test = (
+            open_latents(model.vae, autoencoder, self.data.open(split), place, f"{self.data.name()}-{split}")
+            for split in ("train", "test")
+        )
+        held = {"text_encoder": frozen("text_encoder")}
+        if self.lora is not None:
+            held[self.part] = frozen(self.part)
+        prefixed = tuple((f"^{self.part}/{r.lstrip('^')}", s) for r, s in model.modules.rules[self.part])
+        velocity = functools.partial(self._velocity, model)
+        return Task(
+            init=functools.partial(self._init, model),
+            loss=functools.partial(self._loss, model, velocity),
+            source=train,
+            transform=functools.partial(self._transform, tokenizer),
+            evaluate=lambda params, key: self._evaluate(velocity, {**params, **held}, tokenizer, test, key),
+            rules=prefixed if self.lora is None else low_rank.RULES,
+            export=functools.partial(self._export, path, model),
+            start=None if self.lora is not None else functools.partial(self._start, path, model),
+            frozen=held,
+        )
+
+    def smoke(self) -> "FinetuneTask":
+        """A copy for seconds; the model stays as it is."""
+        return dataclasses.replace(self, data=self.data.smoke(), eval_clips=4)
+
+    def _check(self, path: Path, model: ModelConfig) -> None:
+        if self.part not in model.parts:
+            raise InputError(f"part={self.part}: {path} has one denoiser, transformer")
+        jax.eval_shape(functools.partial(self._init, model), jax.random.key(0))
+        if model.pictures == "channels":
+            raise InputError(f"{path} is given pictures as channels; models that are made from words can be fine-tuned")
+        check_buckets(self.data.buckets(), model.vae.temporal_factor, max(model.size_multiple))
+
+    def _init(self, model: ModelConfig, key: Array) -> Params:
+        if self.lora is None:
+            return {self.part: model.modules.denoiser.init(model.transformer, key)}
+        return {"lora": low_rank.init(self.lora, folder.abstract_params("transformer", model.transformer), key)}
+
+    def _start(self, path: Path, model: ModelConfig, abstract: PyTree) -> Params:
+        layout = jax.tree.map(lambda leaf: leaf.sharding, abstract[self.part])
+        return {self.part: folder.read_part(path, self.part, model.transformer, "float32", layout)}
+
+    def _transform(self, tokenizer: tokenizers.Tokenizer, example: dict, rng: np.random.Generator) -> dict[str, Any]:
+        dropped = rng.random() < self.caption_dropout
+        return _example(tokenizer, example, "" if dropped else self.data.caption(example, rng))
+
+    def _evaluate(
+        self, velocity: BatchVelocity, params: Params, tokenizer: tokenizers.Tokenizer, source: Any, key: Array
+    ) -> dict[str, float]:
+        """The loss on held-out clips at some diffusion times."""
+
+        def row(example: dict, i: int) -> dict[str, np.ndarray]:
+            return _example(tokenizer, example, self.data.caption(example, np.random.default_rng(i)))
+
+        batches = [
+            jax.tree.map(lambda *x: np.stack(x), *(row(example, i) for i, example in enumerate(examples)))
+            for examples in first_examples(source, self.eval_clips)
+        ]
+        return held_out_losses(velocity, params, batches, key)
+
+    def _velocity(
+        self, model: ModelConfig, params: Params, batch: dict[str, Array], x: Array, t: Float[Array, "B f"]
+    ) -> Float[Array, "B f h w c"]:
+        """What the denoiser says of noisy latents of a batch."""
+        modules, dtype = model.modules, jnp.dtype(self.dtype)
+        text = modules.text_encoder.encode(
+            model.text_encoder, params["text_encoder"], batch["tokens"], batch["length"], dtype
+        )
+        denoiser = params[self.part]
+        if self.lora is not None:
+            denoiser = low_rank.merged(denoiser, params["lora"], self.lora.strength)
+        context = modules.denoiser.context(model.transformer, denoiser, text, dtype=dtype)
+        return modules.denoiser.velocity(model.transformer, denoiser, x, t, context, dtype=dtype, remat=self.remat)
+
+    def _loss(
+        self, model: ModelConfig, velocity: BatchVelocity, params: Params, batch: dict[str, Array], key: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        shift = math.log(model.sampling.flow_shift) if self.time_shift is None else self.time_shift
+        given_share = self.given_share if model.pictures == "frames" else 0.0
+        loss = flow_loss(velocity, params, batch, key, shift, given_share, self._times(model))
+        return loss, {"flow": loss}
+
+    def _times(self, model: ModelConfig) -> tuple[float, float]:
+        """The diffusion times that the denoiser is used for."""
+        if model.boundary_ratio is None:
+            return 0.0, 1.0
+        return (model.boundary_ratio, 1.0) if self.part == "transformer" else (0.0, model.boundary_ratio)
+
+    def _export(self, path: Path, model: ModelConfig, params: Params, out: Path) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        if self.lora is not None:
+            abstract = folder.abstract_params("transformer", model.transformer)
+            write_lora(out / LORA_FILE, abstract, params["lora"], self.lora.strength)
+            return
+        shutil.copytree(path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(self.part))
+        folder.write_part(out, self.part, model.transformer, params[self.part], "bfloat16")
+
+
+def _example(tokenizer: tokenizers.Tokenizer, example: dict[str, Any], caption: str) -> dict[str, np.ndarray]:
+    tokens = tokenizers.tokenize(tokenizer, [caption])
+    latents = np.asarray(example["latents"], np.float32)
+    return {"latents": latents, "tokens": tokens.ids[0], "length": tokens.lengths[0]}

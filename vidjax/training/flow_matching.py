@@ -1,0 +1,95 @@
+"""Flow matching with given frames: what a denoiser is trained on, and how well it does at each diffusion time.
+
+``velocity(params, batch, x, t)`` is the model's answer to noisy latents ``x`` of a batch at per-frame times ``t``.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidjax.diffusion.flow import initial_noise, interpolate
+from vidjax.training.losses import logit_normal_times
+from vidjax.typing import Array, Bool, Float, Params
+
+BANDS = (0.2, 0.5, 0.8, 0.95)
+"""Diffusion times at which a model is judged: the plain loss hides where it fails."""
+
+EVAL_BATCH = 8
+
+BatchVelocity = Callable[[Params, dict[str, Array], Array, Array], Array]
+
+
+def flow_loss(
+    velocity: BatchVelocity,
+    params: Params,
+    batch: dict[str, Array],
+    key: Array,
+    shift: float,
+    given_share: float,
+    times: tuple[float, float] = (0.0, 1.0),
+) -> Float[Array, ""]:
+    """Mean squared error of the velocity over the frames that are not given (Lipman et al., 2210.02747).
+
+    One diffusion time a clip, logit-normal with mean ``shift`` and kept within ``times``; given frames are at 0.
+    """
+    time_key, noise_key, given_key = jax.random.split(key, 3)
+    x0 = batch["latents"]
+    B, f = x0.shape[:2]
+    given = given_frames(given_key, B, f, given_share)
+    t = jnp.where(given, 0.0, logit_normal_times(time_key, (B, 1), shift, times))
+    losses = frame_losses(velocity, params, batch, initial_noise(noise_key, x0.shape), t)
+    return jnp.sum(jnp.where(given, 0.0, losses)) / jnp.sum(~given)
+
+
+def frame_losses(
+    velocity: BatchVelocity, params: Params, batch: dict[str, Array], noise: Array, t: Float[Array, "B f"]
+) -> Float[Array, "B f"]:
+    """Mean squared error of the velocity of each latent frame."""
+    x, target = interpolate(batch["latents"], noise, t)
+    return jnp.mean((velocity(params, batch, x, t) - target) ** 2, axis=(2, 3, 4))
+
+
+def given_frames(key: Array, batch: int, frames: int, share: float) -> Bool[Array, "B f"]:
+    """Which latent frames are given: in ``share`` of the clips the first; in a third of these up to all but one."""
+    which, how, count = jax.random.split(key, 3)
+    several = jax.random.randint(count, (batch, 1), 1, frames)
+    number = jnp.where(jax.random.bernoulli(how, 1 / 3, (batch, 1)), several, 1)
+    number = jnp.where(jax.random.bernoulli(which, share, (batch, 1)), number, 0)
+    return jnp.arange(frames) < jnp.minimum(number, frames - 1)
+
+
+def held_out_losses(
+    velocity: BatchVelocity, params: Params, batches: Sequence[dict[str, Any]], key: Array
+) -> dict[str, float]:
+    """``loss_TIME``: the mean error at each time of ``BANDS``, nothing given; the same noise for the same key.
+
+    Each batch has latents of one shape.
+    """
+    parts = [
+        jax.tree.map(lambda x, i=start: x[i : i + EVAL_BATCH], batch)
+        for batch in batches
+        for start in range(0, len(batch["latents"]), EVAL_BATCH)
+    ]
+    weights = [len(part["latents"]) for part in parts]
+
+    def mean(time: float) -> float:
+        losses = [
+            float(loss_at(velocity, params, part, jax.random.fold_in(key, i), jnp.float32(time)))
+            for i, part in enumerate(parts)
+        ]
+        return float(np.average(losses, weights=weights))
+
+    return {f"loss_{time}": mean(time) for time in BANDS}
+
+
+@functools.partial(jax.jit, static_argnames="velocity")
+def loss_at(
+    velocity: BatchVelocity, params: Params, batch: dict[str, Any], key: Array, t: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Mean error at one diffusion time."""
+    shape = batch["latents"].shape
+    return frame_losses(velocity, params, batch, initial_noise(key, shape), jnp.broadcast_to(t, shape[:2])).mean()
