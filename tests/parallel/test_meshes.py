@@ -38,6 +38,17 @@ CASES = [*((sizes, CONFIG) for sizes in MESHES), ((1, 1, 8, 1), FEW_HEADS)]
 NAMES = ["x".join(map(str, sizes)) + ("-ring" if config is FEW_HEADS else "") for sizes, config in CASES]
 cases = pytest.mark.parametrize(("sizes", "config"), CASES, ids=NAMES)
 
+QUICK = ((1, 1, 8, 1), (2, 2, 2, 1))
+"""Training, which compiles for long, is tried on these meshes by default and on all with ``-m slow``."""
+
+training_cases = pytest.mark.parametrize(
+    ("sizes", "config"),
+    [
+        pytest.param(*case, id=name, marks=[] if case[0] in QUICK else [pytest.mark.slow])
+        for case, name in zip(CASES, NAMES, strict=True)
+    ],
+)
+
 
 @functools.cache
 def parameters(config):
@@ -116,7 +127,7 @@ def losses(sizes, config):
     return np.array(found)
 
 
-@cases
+@training_cases
 def test_training_agrees(sizes, config):
     """Ten steps: a gradient that is summed over an axis twice, or not at all, leads away within two."""
     expected = losses((1, 1, 1, 1), config)
