@@ -30,27 +30,28 @@ WEIGHTS = """
 import sys
 import numpy as np
 from vidjax.parallel import distributed
-with distributed.together(sys.argv[1], 2, int(sys.argv[2])) as process:
+place, address = sys.argv[1], sys.argv[-1]
+with distributed.together(address, 2, int(sys.argv[-3])) as process:
     import jax, vidjax
     from vidjax.parallel import make_mesh
     from vidjax.weights import folder
     folder.STREAMED_BYTES, distributed.GATHERED_BYTES = 0, 1
     mesh = make_mesh(fsdp=2, data=2)
-    model, whole = vidjax.load(sys.argv[3], mesh=mesh), vidjax.load(sys.argv[3])
+    model, whole = vidjax.load(place, mesh=mesh), vidjax.load(place)
     gathered = distributed.to_first(model.params)
     if process == 0:
         jax.tree.map(np.testing.assert_array_equal, gathered, jax.device_get(whole.params))
     settings = {"num_frames": 1, "num_inference_steps": 1, "progress": False, "output_type": "latent"}
-    waiting = vidjax.load(sys.argv[3], mesh=mesh, offload=True)
+    waiting = vidjax.load(place, mesh=mesh, offload=True)
     clips = [vidjax.generate(each, ["a red heart"] * 4, **settings) for each in (model, waiting)]
     np.testing.assert_array_equal(*map(distributed.to_host, clips))
 """
 
 
-def begin(arguments, processes, devices, errors, cache):
+def begin(arguments, processes, devices, errors, cache, program=("-m", "vidjax.cli")):
     """Starts ``vidjax ARGUMENTS`` as so many processes of so many devices; their errors go to files."""
     with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
+        address = f"localhost:{free.getsockname()[1]}"
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
@@ -62,8 +63,8 @@ def begin(arguments, processes, devices, errors, cache):
     for i in range(processes):
         flags = ["--num-processes", processes]
         if processes > 1:
-            flags += ["--coordinator", f"localhost:{port}", "--process-id", i]
-        command = [sys.executable, "-m", "vidjax.cli", *map(str, [*arguments, *flags])]
+            flags += ["--process-id", i, "--coordinator", address]
+        command = [sys.executable, *program, *map(str, [*arguments, *flags])]
         with (errors / f"{i}.txt").open("w") as file:
             pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": file}
             started.append(subprocess.Popen(command, env=environment, text=True, **pipes))
@@ -198,16 +199,11 @@ def test_campaign_is_that_of_one_process(run, tiny_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_reach_the_devices_of_all(tiny_folder):
+def test_weights_reach_the_devices_of_all(tiny_folder, tmp_path):
     """Streamed, offloaded or gathered again: a device_put that works on one host fails over several."""
-    with socket.create_server(("localhost", 0)) as free:
-        address = f"localhost:{free.getsockname()[1]}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
-    pipes = {"env": environment, "text": True, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
-    command = [sys.executable, "-c", WEIGHTS, address]
-    started = [subprocess.Popen([*command, str(i), str(tiny_folder)], **pipes) for i in range(2)]
-    said = [process.communicate(timeout=PATIENCE)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
+    started = begin([tiny_folder], 2, 2, tmp_path, tmp_path / "compiled", ("-c", WEIGHTS))
+    codes, _, said = finish(started, tmp_path)
+    assert codes == [0, 0], said
 
 
 @pytest.mark.slow
