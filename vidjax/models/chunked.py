@@ -11,7 +11,7 @@ from jax import lax
 
 from vidjax.typing import Array, Bool, Float
 
-CHUNK = 1024
+CHUNK = 2048
 
 MASKED = -1e30
 """Logit of a key that does not count: finite, so that a chunk of only such keys gives no NaN."""
@@ -54,36 +54,32 @@ def forward(
 ) -> tuple[Float[Array, "B N heads D"], Float[Array, "B heads N"]]:
     """The result in float32, and the log of the softmax's denominator; ``mask`` says which keys count."""
     N = q.shape[1]
-    blocks = _split(k, chunk), _split(v, chunk), _counts(k, mask, chunk)
+    counts = _counts(k, mask, chunk)
 
-    def rows(q: Float[Array, "B n heads D"]) -> tuple[Array, Array]:
-        B, n, heads, _ = q.shape
+    def head(inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        q, k, v = inputs
+        blocks = _split(k, chunk), _split(v, chunk), counts
 
-        def step(carry, block):
-            total, norm, peak = carry
-            key, value, counts = block
-            logits = jnp.einsum("bnhd,bmhd->bhnm", q, key.astype(jnp.float32))
-            logits = jnp.where(counts, logits, MASKED)
-            new_peak = jnp.maximum(peak, logits.max(-1))
-            weights = jnp.exp(logits - new_peak[..., None])
-            decay = jnp.exp(peak - new_peak)
-            norm = norm * decay + weights.sum(-1)
-            total = total * decay[..., None] + jnp.einsum("bhnm,bmhd->bhnd", weights, value.astype(jnp.float32))
-            return (total, norm, new_peak), None
+        def rows(q: Float[Array, "n D"]) -> tuple[Array, Array]:
+            def step(carry, block):
+                total, norm, peak = carry
+                key, value, counts = block
+                logits = jnp.where(counts, q @ key.T, MASKED)
+                new_peak = jnp.maximum(peak, logits.max(-1))
+                weights = jnp.exp(logits - new_peak[:, None])
+                decay = jnp.exp(peak - new_peak)
+                norm = norm * decay + weights.sum(-1)
+                return (total * decay[:, None] + weights @ value, norm, new_peak), None
 
-        start = (
-            jnp.zeros((B, heads, n, v.shape[-1]), jnp.float32),
-            jnp.zeros((B, heads, n), jnp.float32),
-            jnp.full((B, heads, n), -jnp.inf, jnp.float32),
-        )
-        (total, norm, peak), _ = lax.scan(step, start, blocks)
-        return (total / norm[..., None]).swapaxes(1, 2), peak + jnp.log(norm)
+            n = q.shape[0]
+            start = jnp.zeros((n, v.shape[1])), jnp.zeros(n), jnp.full(n, -jnp.inf)
+            (total, norm, peak), _ = lax.scan(step, start, blocks)
+            return total / norm[:, None], peak + jnp.log(norm)
 
-    q = q.astype(jnp.float32) * _scale(q, scale)
-    if chunk >= N:
-        return rows(q)
-    out, lse = lax.map(rows, _split(q, chunk))
-    return _join(out, N), _join(lse.swapaxes(2, 3), N).swapaxes(1, 2)
+        return tuple(_join(x, N) for x in lax.map(rows, _split(q, chunk)))
+
+    out, lse = lax.map(head, (_heads(q) * _scale(q, scale), _heads(k), _heads(v)))
+    return _unheads(out, q.shape), lse.reshape(q.shape[0], q.shape[2], N)
 
 
 def backward(
@@ -99,32 +95,44 @@ def backward(
 ) -> tuple[Float[Array, "B N heads D"], Float[Array, "B M heads D"], Float[Array, "B M heads D"]]:
     """Gradients in float32 from ``out`` and ``lse``, which may be of attention to more keys than these."""
     N, M = q.shape[1], k.shape[1]
+    counts = _counts(k, mask, chunk)
+
+    def head(inputs: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        k, v, *queries = inputs
+        rows = [_split(x, chunk) for x in queries]
+
+        def keys(dq, block):
+            key, value, counts = block
+
+            def step(carry, row):
+                dk, dv = carry
+                (q, gradient, slope, lse), dq = row
+                weights = jnp.where(counts, jnp.exp(q @ key.T - lse[:, None]), 0.0)
+                change = weights * (gradient @ value.T - slope[:, None])
+                return (dk + change.T @ q, dv + weights.T @ gradient), dq + change @ key
+
+            start = jnp.zeros_like(key), jnp.zeros_like(value)
+            (dk, dv), dq = lax.scan(step, start, (rows, dq))
+            return dq, (dk, dv)
+
+        blocks = _split(k, chunk), _split(v, chunk), counts
+        dq, (dk, dv) = lax.scan(keys, jnp.zeros_like(rows[0]), blocks)
+        return _join(dq, N), _join(dk, M), _join(dv, M)
+
+    slope = jnp.sum(gradient.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).swapaxes(1, 2)
+    flat = (x.astype(jnp.float32).reshape(-1, N) for x in (slope, lse))
     scale = _scale(q, scale)
-    gradient = gradient.astype(jnp.float32)
-    slope = jnp.sum(gradient * out.astype(jnp.float32), axis=-1)
-    rows = [_split(x, chunk) for x in (q.astype(jnp.float32) * scale, gradient, slope, lse.swapaxes(1, 2))]
+    dq, dk, dv = lax.map(head, (_heads(k), _heads(v), _heads(q) * scale, _heads(gradient), *flat))
+    return _unheads(dq, q.shape) * scale, _unheads(dk, k.shape), _unheads(dv, v.shape)
 
-    def keys(dq, block):
-        key, value, counts = block
-        key, value = key.astype(jnp.float32), value.astype(jnp.float32)
 
-        def queries(carry, row):
-            dk, dv = carry
-            q, g, slope, lse, dq = row
-            logits = jnp.einsum("bnhd,bmhd->bhnm", q, key)
-            weights = jnp.where(counts, jnp.exp(logits - lse.swapaxes(1, 2)[..., None]), 0.0)
-            change = weights * (jnp.einsum("bnhd,bmhd->bhnm", g, value) - slope.swapaxes(1, 2)[..., None])
-            dk = dk + jnp.einsum("bhnm,bnhd->bmhd", change, q)
-            dv = dv + jnp.einsum("bhnm,bnhd->bmhd", weights, g)
-            return (dk, dv), dq + jnp.einsum("bhnm,bmhd->bnhd", change, key)
+def _heads(x: Float[Array, "B N heads D"]) -> Float[Array, "Bh N D"]:
+    # One head after another: products of plain matrices are the fastest on CPU, and their weights stay in its cache.
+    return x.astype(jnp.float32).swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 
-        start = jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
-        (dk, dv), dq = lax.scan(queries, start, (*rows, dq))
-        return dq, (dk, dv)
 
-    blocks = _split(k, chunk), _split(v, chunk), _counts(k, mask, chunk)
-    dq, (dk, dv) = lax.scan(keys, jnp.zeros(rows[0].shape, jnp.float32), blocks)
-    return _join(dq, N) * scale, _join(dk, M), _join(dv, M)
+def _unheads(x: Float[Array, "Bh N D"], shape: tuple[int, ...]) -> Float[Array, "B N heads D"]:
+    return x.reshape(shape[0], shape[2], shape[1], -1).swapaxes(1, 2)
 
 
 def _scale(q: Array, scale: float | None) -> float:
@@ -132,20 +140,18 @@ def _scale(q: Array, scale: float | None) -> float:
 
 
 def _split(x: Array, chunk: int) -> Array:
-    """`[B, N, ...]` as `[count, B, chunk, ...]`, padded with zeros; one chunk of all tokens if these are few."""
-    chunk = min(chunk, x.shape[1])
-    count = -(-x.shape[1] // chunk)
-    pad = [(0, 0), (0, count * chunk - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-    return jnp.pad(x, pad).reshape(x.shape[0], count, chunk, *x.shape[2:]).swapaxes(0, 1)
+    """`[N, ...]` as `[count, n, ...]` with `n` at most `chunk`; padded with zeros, by less than `count`."""
+    count = -(-x.shape[0] // chunk)
+    size = -(-x.shape[0] // count)
+    pad = [(0, count * size - x.shape[0])] + [(0, 0)] * (x.ndim - 1)
+    return jnp.pad(x, pad).reshape(count, size, *x.shape[1:])
 
 
 def _join(x: Array, tokens: int) -> Array:
     """Inverse of `_split`."""
-    x = x.swapaxes(0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :tokens]
+    return x.reshape(-1, *x.shape[2:])[:tokens]
 
 
-def _counts(k: Array, mask: Array | None, chunk: int) -> Bool[Array, "count chunk"]:
+def _counts(k: Array, mask: Array | None, chunk: int) -> Bool[Array, "count n"]:
     """Which keys count, a chunk at a time; padding does not."""
-    mask = jnp.ones(k.shape[1], bool) if mask is None else mask
-    return _split(mask[None], chunk)[:, 0]
+    return _split(jnp.ones(k.shape[1], bool) if mask is None else mask, chunk)
