@@ -20,9 +20,9 @@ PLANS = {
     "sample-5b-v5e": "--preset wan2.2-ti2v-5b --topology v5e:4x4 --mesh fsdp=2,context=8",
     "sample-1.3b-v5e": "--preset wan2.1-t2v-1.3b --topology v5e:2x4 --mesh fsdp=2,context=4",
     "decode-14b-v5p": "--preset wan2.1-t2v-14b --task decode --topology v5p:2x2x2 --mesh context=8",
-    "train-14b-v5p": "--preset wan2.1-t2v-14b --task train --size 480x832 --topology v5p:4x4x4 --mesh fsdp=64",
+    "train-14b-v5p": "--preset wan2.1-t2v-14b --task train --size 480x832 --topology v5p:4x4x4 --mesh data=4,fsdp=16",
     "train-14b-v5p-2-slices": (
-        "--preset wan2.1-t2v-14b --task train --size 480x832 --topology v5p:4x4x4 --slices 2 --mesh data=2,fsdp=64"
+        "--preset wan2.1-t2v-14b --task train --size 480x832 --topology v5p:4x4x4 --slices 2 --mesh data=8,fsdp=16"
     ),
 }
 """The words after `vidjax plan`; sizes and frames are the model's own where none are given."""

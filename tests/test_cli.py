@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidjax import cli
+from vidjax import cli, unfinished
+from vidjax.video import read_video
 
 PROMPT = "a small red circle moves right on grass"
 
@@ -100,6 +101,8 @@ def _bad_pictures(folder):
         (["--guidance-interval", "0.5"], "--guidance-interval"),
         (["--grid", "linear"], "choose one of folder, original"),
         (["--guidance-scale-2", "3"], "this model has one denoiser"),
+        (["--then", "0", "b"], "--then 0: seconds above 0 are needed"),
+        (["--then", "3", "b"], "prompt from 3 s on: it would hold nowhere in a clip of 1.1 s"),
         (["--last-image", "../empty.png"], "give the first frame too"),
         (["--loras", "style.safetensors=much"], "FILE or FILE=STRENGTH is expected"),
         (["--loras", "missing.safetensors"], "missing.safetensors"),
@@ -153,6 +156,7 @@ def test_folder_that_may_not_be_written_is_refused(run, tiny_folder, monkeypatch
         (["generate", PROMPT, "--out-dir", "clips"], "--out-dir goes with --batch"),
         (["generate", "--batch", "r.jsonl", "--out-dir", "clips", "--out", "a.gif"], "--out is for one clip"),
         (["generate", "--batch", "requests.jsonl", "--out-dir", "clips"], "requests.jsonl cannot be read"),
+        (["generate", "--batch", "r.jsonl", "--out-dir", "clips", "--dry-run"], "--dry-run are for one clip"),
         (["make"], "Unrecognized options: make"),
         (["train", "missing.py", "--workdir", "run"], "no configuration file missing.py"),
         (["train", "config.py"], "--workdir"),
@@ -201,6 +205,41 @@ def test_interrupted_leaves_nothing(run, tiny_folder, monkeypatch):
     assert os.listdir() == []
 
 
+def test_long_clip_stops_and_goes_on(run, tiny_folder, monkeypatch):
+    """The same line is all that it takes; another one must neither mix with what is there nor throw it away."""
+    line = ["generate", PROMPT, "--then", 1.6, "a large blue star", "--duration", 2.6, "--model", tiny_folder]
+    write = unfinished.write
+
+    def stopped(kept, window, latents):
+        write(kept, window, latents)
+        if window == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(unfinished, "write", stopped)
+        code, _, err = run(*line, "--no-progress")
+    assert (code, err) == (130, ["vidjax: interrupted"])
+    assert os.listdir() == ["out.mp4.part"]
+    code, _, err = run(*line, "--no-progress", "--seed", 1)
+    assert (code, len(err)) == (2, 1)
+    assert "out.mp4.part holds an unfinished clip of another request (seeds=[0], not [1])" in err[0]
+    code, out, err = run(*line)
+    assert (code, os.listdir()) == (0, ["out.mp4"])
+    assert out.startswith("out.mp4: 21 frames of 32x16, 2.6 s")
+    assert err[0] == "vidjax: 4 windows of 9 frames, 3 steps each: 21 of 32x16, 2.6 s"
+    assert "12/12" in err[-1]
+    assert read_video("out.mp4").num_frames == 21
+
+
+def test_dry_run(run, tiny_folder):
+    """Whether it fits and how much there is to do must be known without making anything."""
+    code, out, err = run("generate", PROMPT, "--model", tiny_folder, "--num-frames", 21, "--dry-run")
+    assert (code, err, os.listdir()) == (0, [], [])
+    plan, memory = out.splitlines()
+    assert plan == "4 windows of 9 frames, 3 steps each: 21 of 32x16, 2.6 s"
+    assert memory.startswith("memory: parameters 0.00 GiB, sampling 0.0")
+
+
 def test_as_a_process(tiny_folder, tmp_path):
     """What libraries print on their own must not get between the user and the one line."""
     command = [sys.executable, "-m", "vidjax.cli", "generate", PROMPT, "--model", tiny_folder, "--width", "50"]
@@ -209,6 +248,16 @@ def test_as_a_process(tiny_folder, tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == "vidjax: error: width=50: must be a multiple of 16; nearest: 48\n"
+
+
+def test_reader_that_has_enough():
+    """``vidjax generate --help | head -1`` is no accident; the reader has gone before the first word here."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "vidjax.cli", "generate", "--help"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_bundled_model_from_the_command_line(run):

@@ -16,11 +16,12 @@ ORDER = (
     {"models"},
     {"conditioning", "weights", "data"},
     {"model"},
+    {"long"},
     {"request"},
-    {"sampler"},
-    {"generation", "long", "resolution", "training"},
+    {"sampler", "encoding", "unfinished"},
+    {"generation", "resolution", "training"},
     {"evaluate", "plan", "benchmark"},
-    {"campaign"},
+    {"campaign", "clip_file", "forecast"},
     {"cli"},
 )
 """A module imports from the sets before its own, and from its own package."""

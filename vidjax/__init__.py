@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vidjax.generation import generate
+    from vidjax.generation import generate, stream
     from vidjax.model import Model, load
     from vidjax.sampler import make_sampler
     from vidjax.training import train
@@ -18,10 +18,11 @@ _HOME = {
     "generate": "vidjax.generation",
     "load": "vidjax.model",
     "make_sampler": "vidjax.sampler",
+    "stream": "vidjax.generation",
     "train": "vidjax.training",
 }
 
-__all__ = ["Model", "Video", "generate", "load", "make_sampler", "train"]
+__all__ = ["Model", "Video", "generate", "load", "make_sampler", "stream", "train"]
 
 
 def __getattr__(name: str) -> Any:

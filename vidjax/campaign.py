@@ -165,7 +165,7 @@ def _complete(model: Model, asked: Mapping[str, Any]) -> tuple[tuple, dict[str, 
     request = make_request(model, **asked)
     shift = asked.get("flow_shift")
     settings = {
-        "prompt": request.prompts[0],
+        "prompt": asked["prompt"],
         "seed": request.seeds[0],
         "negative_prompt": request.negative_prompts[0],
         "image": asked.get("image"),

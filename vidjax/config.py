@@ -51,8 +51,9 @@ class MeshConfig:
 class TrainConfig:
     """One training run. `task`, a frozen dataclass, says what is trained on what (`train.task.TaskConfig`).
 
-    `batch_size` is the global one, walked in `accumulation` parts. Intervals are in steps. Of the
-    checkpoints the newest `keep_last` are kept, and with `keep_every` one of every so many steps besides.
+    `batch_size` is the global one, walked in `accumulation` parts. Intervals are in steps; without
+    `sample_every` no clips are made to look at. Of the checkpoints the newest `keep_last` are kept, and with
+    `keep_every` one of every so many steps besides.
     """
 
     task: Any
@@ -65,6 +66,7 @@ class TrainConfig:
     mesh: MeshConfig = MeshConfig()
     log_every: int = 50
     eval_every: int = 1000
+    sample_every: int | None = None
     save_every: int = 1000
     keep_last: int = 2
     keep_every: int | None = None
@@ -74,8 +76,9 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulation", "log_every", "eval_every", "save_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.keep_every is not None and self.keep_every < 1:
-            raise InputError(f"keep_every={self.keep_every}: must be at least 1, or none")
+        for name in ("sample_every", "keep_every"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: must be at least 1, or none")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay={self.ema_decay}: must lie in [0, 1)")
         if not 0 <= self.seed < 2**32:
@@ -149,7 +152,7 @@ def _replace(config: Any, key: list[str], parents: tuple[str, ...], text: str) -
     except InputError:
         raise
     except (ValueError, SyntaxError) as error:
-        raise InputError(f"{where}={text}: {_describe(hint)} is expected") from error
+        raise InputError(f"{where}={text}: {describe(hint)} is expected") from error
 
 
 def parse_value(text: str, hint: Any) -> Any:
@@ -211,14 +214,35 @@ def _known(text: str) -> str:
     return text
 
 
-def _describe(hint: Any) -> str:
+def is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of the annotated type, of those that `parse_value` reads; a whole number is a number too."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(is_of(value, option) for option in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            arguments = (arguments[0],) * len(value)
+        return len(value) == len(arguments) and all(map(is_of, value, arguments))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def describe(hint: Any) -> str:
+    """What is expected, in words."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
-        return " or ".join(_describe(a) for a in arguments)
+        return " or ".join(describe(a) for a in arguments)
     if origin is tuple:
-        return "a tuple such as " + ",".join("1.0" if a is float else "2" for a in arguments if a is not Ellipsis)
+        return "a tuple such as " + ",".join(
+            {float: "1.0", bool: "true"}.get(a, "2") for a in arguments if a is not Ellipsis
+        )
     names = {bool: "true or false", int: "a whole number", float: "a number", type(None): "none", str: "text"}
     return names.get(hint, f"a value of type {getattr(hint, '__name__', hint)} (set it in the file)")
 
@@ -242,6 +266,7 @@ def shrink(config: TrainConfig, num_devices: int) -> TrainConfig:
         mesh=mesh,
         log_every=5,
         eval_every=10,
+        sample_every=config.sample_every and 10,
         save_every=10,
         data_workers=min(config.data_workers, 1),
     )

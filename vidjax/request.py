@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,23 +13,29 @@ from vidjax.diffusion.guidance import GUIDANCE, Guidance, make_guidance
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.errors import InputError
 from vidjax.image import fit_image, read_image
+from vidjax.long import MAX_FRAMES, Rollout, continues, make_rollout, texts_by_window
 from vidjax.model import Model, ModelConfig
 
 OUTPUT_TYPES = ("video", "latent")
 MAX_STEPS = 1000
 MAX_SIDE = 8192
 MAX_FPS = 1000
+MAX_SECONDS = 86400
+
+Prompt = str | Mapping[float, str]
+"""What is to be seen; or by the seconds at which it changes, the first 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One call of ``generate``, complete and known to fit the model.
 
-    ``pictures``, first frame and last, are uint8 [height, width, 3]; ``originals`` are the same before they were cut
-    to size. ``guidance_scales`` has one for each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
+    ``texts`` has the prompts of each window of the ``rollout``, one a clip. ``pictures``, first frame and last, are
+    uint8 [height, width, 3]; ``originals`` are the same before they were cut to size. ``guidance_scales`` has one for
+    each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
     """
 
-    prompts: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...]
     negative_prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     pictures: tuple[np.ndarray, ...]
@@ -37,6 +43,7 @@ class Request:
     height: int
     width: int
     num_frames: int
+    rollout: Rollout
     fps: float
     schedule: Schedule
     guidance_scales: tuple[float, ...]
@@ -45,8 +52,22 @@ class Request:
     latents: np.ndarray | None
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """Those that the clips begin with."""
+        return self.texts[0]
+
+    @property
     def batch(self) -> int:
         return len(self.prompts)
+
+    def window(self, i: int) -> "Request":
+        """A window as a request of its own, but for what the one before gives it; pictures belong to the first."""
+        if self.rollout.count == 1:
+            return self
+        rollout = self.rollout._replace(length=self.rollout.size, overlap=0)
+        own = {} if i == 0 else {"pictures": (), "originals": ()}
+        frames = rollout.frames(rollout.size)
+        return dataclasses.replace(self, texts=(self.texts[i],), num_frames=frames, rollout=rollout, **own)
 
     @property
     def program(self) -> tuple:
@@ -58,7 +79,7 @@ class Request:
 
 def make_request(
     model: Model,
-    prompt: str | Sequence[str],
+    prompt: Prompt | Sequence[Prompt],
     *,
     negative_prompt: str | Sequence[str] = "",
     image: Any = None,
@@ -86,8 +107,8 @@ def make_request(
       InputError: what does not fit the model, with what was given and the nearest that would do.
     """
     config, defaults = model.config, model.config.sampling
-    prompts = _prompts(prompt)
-    if not prompts:
+    scripts = _scripts(prompt)
+    if not scripts:
         raise InputError("prompt=[]: at least one prompt is needed")
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type={output_type!r}: choose {' or '.join(OUTPUT_TYPES)}")
@@ -104,15 +125,19 @@ def make_request(
     )
     fps = _number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
     height, width = clip_size(config, height, width)
+    num_frames = clip_frames(config, num_frames, duration, fps, MAX_FRAMES if continues(config) else None)
+    rollout = make_rollout(config, num_frames)
+    texts = [texts_by_window(script, rollout, fps) for script in scripts]
     request = Request(
-        prompts=prompts,
-        negative_prompts=_negatives(negative_prompt, len(prompts)),
-        seeds=_seeds(seed, len(prompts)),
+        texts=tuple(zip(*texts, strict=True)),
+        negative_prompts=_negatives(negative_prompt, len(scripts)),
+        seeds=_seeds(seed, len(scripts)),
         pictures=(),
         originals=(),
         height=height,
         width=width,
-        num_frames=clip_frames(config, num_frames, duration, fps),
+        num_frames=num_frames,
+        rollout=rollout,
         fps=fps,
         schedule=schedule,
         guidance_scales=scales,
@@ -121,6 +146,8 @@ def make_request(
         latents=None,
     )
     _check_pictures(model, image, last_image, request.num_frames)
+    if rollout.count > 1:
+        _check_long(config, last_image, latents, output_type)
     originals = tuple(read_image(source) for source in (image, last_image) if source is not None)
     pictures = tuple(fit_image(picture, height, width) for picture in originals)
     request = dataclasses.replace(request, pictures=pictures, originals=originals)
@@ -191,20 +218,42 @@ def _check_pictures(model: Model, image: Any, last_image: Any, num_frames: int) 
         raise InputError("num_frames=1: a clip from image to last_image has at least 5 frames")
 
 
-def _prompts(prompt: str | Sequence[str]) -> tuple[str, ...]:
-    prompts = (prompt,) if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, list | tuple) or not all(isinstance(p, str) for p in prompts):
+def _check_long(config: ModelConfig, last_image: Any, latents: Any, output_type: str) -> None:
+    """What a clip of one window can have, and one of several cannot."""
+    window = f"num_frames={config.sampling.num_frames} at most"
+    if latents is not None:
+        raise InputError(f"latents: the noise of a clip of several windows comes from seed; give {window}")
+    if last_image is not None:
+        raise InputError(f"last_image: a clip of several windows goes on from their ends; give {window}")
+    if output_type == "latent" and continues(config) == "frame":
+        raise InputError(f"output_type='latent': this model's windows go on from decoded frames; give {window}")
+
+
+def _scripts(prompt: Prompt | Sequence[Prompt]) -> list[list[tuple[float, str]]]:
+    """Of each clip the seconds at which its prompt changes, from 0 on, and the prompts."""
+    prompts = [prompt] if isinstance(prompt, str | Mapping) else prompt
+    if not isinstance(prompts, list | tuple):
         raise InputError(f"prompt={prompt!r:.80}: must be text, or a list of texts")
-    return tuple(prompts)
+    return [_script(each, prompt) for each in prompts]
+
+
+def _script(prompt: Any, whole: Any) -> list[tuple[float, str]]:
+    texts = prompt if isinstance(prompt, Mapping) else {0.0: prompt}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise InputError(f"prompt={whole!r:.80}: must be text, or a list of texts")
+    script = sorted((_number("prompt's seconds", start, 0, MAX_SECONDS), text) for start, text in texts.items())
+    if not script or script[0][0] != 0:
+        raise InputError(f"prompt={prompt!r:.80}: by seconds it begins at 0, as in {{0: 'a red circle', 6.0: 'night'}}")
+    return script
 
 
 def _negatives(negative: str | Sequence[str], batch: int) -> tuple[str, ...]:
-    if isinstance(negative, str):
-        return (negative,) * batch
-    negatives = _prompts(negative)
+    negatives = (negative,) * batch if isinstance(negative, str) else negative
+    if not isinstance(negatives, list | tuple) or not all(isinstance(text, str) for text in negatives):
+        raise InputError(f"negative_prompt={negative!r:.80}: must be text, or a list of texts")
     if len(negatives) != batch:
         raise InputError(f"negative_prompt has {len(negatives)} texts for {batch} prompts: give one, or as many")
-    return negatives
+    return tuple(negatives)
 
 
 def _seeds(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
@@ -252,14 +301,19 @@ def clip_size(config: ModelConfig, height: int | None, width: int | None) -> tup
     return int(height), int(width)
 
 
-def clip_frames(config: ModelConfig, num_frames: int | None, duration: float | None, fps: float) -> int:
-    """How many frames, given or by the duration in seconds; InputError where the model cannot make so many."""
+def clip_frames(
+    config: ModelConfig, num_frames: int | None, duration: float | None, fps: float, most: int | None = None
+) -> int:
+    """How many frames, given or by the duration in seconds; InputError where these are more than ``most``.
+
+    None is what the denoiser has positions for, in one go.
+    """
     step = config.vae.temporal_factor
-    most = 1 + step * (config.transformer.rope_max_seq_len * config.transformer.patch_size[0] - 1)
+    most = most or 1 + step * (config.transformer.rope_max_seq_len * config.transformer.patch_size[0] - 1)
     if duration is not None:
         if num_frames is not None:
             raise InputError(f"num_frames={num_frames} and duration={duration} both say how long: give one of them")
-        wanted = _number("duration", duration, 0, 86400) * fps
+        wanted = _number("duration", duration, 0, MAX_SECONDS) * fps
         num_frames = 1 + step * max(0, round((wanted - 1) / step))
         if num_frames > most:
             raise InputError(f"duration={duration}: at {fps:g} frames a second the longest clip is {most / fps:.1f} s")

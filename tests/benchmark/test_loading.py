@@ -127,9 +127,9 @@ def test_page_cache_that_stays_is_said(tmp_path, monkeypatch):
 def test_from_the_command_line(tmp_path, capsys):
     """Programs read the report as JSON, people as lines."""
     line = ["benchmark", "load", "--size-gb", str(SIZE_GB), "--dir", str(tmp_path)]
-    cli.benchmark(cli.parse(line))
+    cli.run(cli.parse(line))
     assert "of bfloat16 in" in capsys.readouterr().out
-    cli.benchmark(cli.parse([*line, "--dtype", "float32", "--json"]))
+    cli.run(cli.parse([*line, "--dtype", "float32", "--json"]))
     found = json.loads(capsys.readouterr().out)
     assert found.keys() == {field.name for field in dataclasses.fields(benchmark.LoadReport)}
     assert found["dtype"] == "float32"

@@ -52,5 +52,5 @@ def test_refused():
 def test_from_the_command_line(monkeypatch, capsys):
     report = training.TrainReport(1, 2, 3, (1.0,), 6.0, None, None)
     monkeypatch.setattr("vidjax.benchmark.train", lambda steps: dataclasses.replace(report, tokens=steps))
-    cli.benchmark(cli.parse(["benchmark", "train", "--steps", "7", "--json"]))
+    cli.run(cli.parse(["benchmark", "train", "--steps", "7", "--json"]))
     assert json.loads(capsys.readouterr().out)["tokens"] == 7

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vidjax.data.buckets import Bucket, Bucketed
-from vidjax.data.pipeline import make_loader
+from vidjax.data.pipeline import indices, make_loader
 from vidjax.data.records import Index, Shards, open_part, open_split, pack, write_index
 
 POSITIONS = 50
@@ -75,6 +75,12 @@ def test_every_clip_once_an_epoch(whole):
         assert sorted(files) == list(range(sum(COUNTS)))
     first, second = ([batch["file"].tolist() for batch in whole[i * EPOCH : (i + 1) * EPOCH]] for i in range(2))
     assert first != second
+
+
+def test_rows_of_a_batch_are_known_without_reading_it(source, whole):
+    """A run that stops on bad batches would name clips of another bucket."""
+    for k, batch in enumerate(whole):
+        assert [source[i]["file"] for i in indices(source, BATCH, 5, k)] == batch["file"].tolist()
 
 
 def test_two_processes_then_one(source, whole):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vidjax.config import load_config
-from vidjax.data.pipeline import make_loader
+from vidjax.data.pipeline import indices, make_loader
 from vidjax.errors import InputError
 
 config = load_config(Path(__file__).parents[1] / "training" / "regression.py")
@@ -46,6 +46,12 @@ def test_loader_goes_on_from_any_position():
     take(loader, 3)
     loader.set_state(saved)
     assert_same(take(loader, 7), batches[2:])
+
+
+def test_rows_of_a_batch_are_known_without_reading_it():
+    """A run that stops on bad batches would name others."""
+    for k, batch in enumerate(take(make_loader(Few(), keep, 4, seed=3), 9)):
+        assert indices(Few(), 4, 3, k) == batch["index"].tolist()
 
 
 def test_epochs_are_whole_and_differently_ordered():

@@ -19,6 +19,7 @@ from vidjax import cli
 from vidjax.errors import InputError
 from vidjax.parallel import distributed
 from vidjax.parallel.distributed import detect, start
+from vidjax.training.metrics import MEASURED
 
 ROOT = Path(__file__).parents[2]
 REGRESSION = ROOT / "tests" / "training" / "regression.py"
@@ -104,8 +105,9 @@ def train(run, workdir, processes, devices, steps):
 
 def losses(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    times = ("steps_per_second", "data_wait")
-    return {(line.pop("kind"), line.pop("step")): {k: v for k, v in line.items() if k not in times} for line in lines}
+    return {
+        (line.pop("kind"), line.pop("step")): {k: v for k, v in line.items() if k not in MEASURED} for line in lines
+    }
 
 
 def assert_same(found, expected):

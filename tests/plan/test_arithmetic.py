@@ -9,8 +9,8 @@ import pytest
 
 from vidjax.models.wan import denoiser, vae
 from vidjax.models.wan.vae import VAEConfig
-from vidjax.plan import hlo
 from vidjax.plan.arithmetic import matrix_flops
+from vidjax.plan.work import work_of
 from vidjax.weights.folder import abstract_params
 
 SMALL = denoiser.DenoiserConfig(
@@ -54,7 +54,7 @@ def test_denoiser_is_what_is_compiled():
     """On one device nothing is repeated: what the compiled text says must be the same, loops included."""
     function, arguments = parts(SMALL)
     compiled = jax.jit(function).lower(*arguments).compile()
-    assert hlo.measure(compiled.as_text(), 1).flops == pytest.approx(formula(SMALL), rel=1e-3)
+    assert work_of(compiled.as_text(), 1).flops == pytest.approx(formula(SMALL), rel=1e-3)
 
 
 def test_denoiser_is_what_the_compiler_counts():
@@ -73,4 +73,4 @@ def test_autoencoder_is_what_is_compiled():
     decode = functools.partial(vae.decode, config)
     compiled = jax.jit(decode).lower(params, latents).compile()
     own = matrix_flops(decode, params, latents)
-    assert 0.9 * own < hlo.measure(compiled.as_text(), 1).flops <= 1.01 * own
+    assert 0.9 * own < work_of(compiled.as_text(), 1).flops <= 1.01 * own

@@ -15,9 +15,9 @@ import pytest
 from vidjax.errors import InputError
 from vidjax.plan import candidates, compiler, planning
 from vidjax.plan.chips import CHIPS, GIB, parse_topology
-from vidjax.plan.hlo import Work
 from vidjax.plan.programs import device_bytes
 from vidjax.plan.report import Plan, as_json, ranking, rooflines
+from vidjax.plan.work import Work
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,22 +19,26 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from vidjax.training.metrics import MEASURED
+
 CONFIG = Path(__file__).with_name("regression.py")
-SETTINGS = ("steps=400", "save_every=3", "eval_every=20", "log_every=2", "task.pause=0.002")
-TIMES = ("steps_per_second", "data_wait", "save_wait")
+SETTINGS = ("save_every=3", "eval_every=20", "log_every=2", "task.pause=0.002")
+STEPS = 60, 20
+"""Of a run that is not killed, and for each time that it is: enough for each to fall within it."""
 
 
-def start(workdir: Path) -> subprocess.Popen:
+def start(workdir: Path, steps: int) -> subprocess.Popen:
     """The run, in a process of its own; the same line each time."""
-    command = [sys.executable, "-m", "vidjax.cli", "train", str(CONFIG), *SETTINGS, "--workdir", str(workdir)]
+    settings = (f"steps={steps}", *SETTINGS)
+    command = [sys.executable, "-m", "vidjax.cli", "train", str(CONFIG), *settings, "--workdir", str(workdir)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def kill_at_random(workdir: Path, kills: int, rng: random.Random) -> int:
+def kill_at_random(workdir: Path, steps: int, kills: int, rng: random.Random) -> int:
     """Kill the run up to so many times, most often while it steps and saves; then let it end. How often it was."""
     for done in range(kills):
-        run = start(workdir)
+        run = start(workdir, steps)
         stepping = threading.Event()
         reader = threading.Thread(target=_watch, args=(run, stepping))
         reader.start()
@@ -51,7 +55,7 @@ def kill_at_random(workdir: Path, kills: int, rng: random.Random) -> int:
             return done
         if code != -signal.SIGKILL:
             raise SystemExit(f"the run ended by itself with {code}")
-    run = start(workdir)
+    run = start(workdir, steps)
     said = run.communicate()[1]
     if run.returncode:
         raise SystemExit(f"the run left alone at the end failed: {said}")
@@ -73,15 +77,16 @@ def outcome(workdir: Path) -> tuple[dict, list[dict]]:
         for path, leaf in jax.tree_util.tree_flatten_with_path({k: loaded[k] for k in ("state", "ema")})[0]
     }
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return arrays, [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+    return arrays, [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
 
 
 def compare(kills: int, seed: int) -> int:
     """How often the run was killed; exits with an error where it came to something else than the undisturbed one."""
+    steps = STEPS[0] + kills * STEPS[1]
     with tempfile.TemporaryDirectory() as folder:
         alone, killed = Path(folder) / "alone", Path(folder) / "killed"
-        kill_at_random(alone, 0, random.Random(seed))
-        times = kill_at_random(killed, kills, random.Random(seed))
+        kill_at_random(alone, steps, 0, random.Random(seed))
+        times = kill_at_random(killed, steps, kills, random.Random(seed))
         (arrays, lines), (other_arrays, other_lines) = outcome(alone), outcome(killed)
     if arrays.keys() != other_arrays.keys():
         raise SystemExit(f"other arrays: {sorted(arrays.keys() ^ other_arrays.keys())}")

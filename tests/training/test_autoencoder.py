@@ -1,18 +1,24 @@
 """What an autoencoder is trained on, and the statistics that are published with it."""
 
 import dataclasses
+import itertools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from vidjax.config import load_config
+from vidjax.config import TrainConfig, load_config
 from vidjax.data.source import ClipData
 from vidjax.errors import InputError
 from vidjax.models.wan import vae
-from vidjax.training import autoencoder, train
+from vidjax.training import autoencoder, perceptual, train
+from vidjax.training.adversarial import Adversarial
 from vidjax.training.autoencoder import AutoencoderTask
+from vidjax.training.loop import fit
+from vidjax.training.perceptual import Perceptual
 from vidjax.video import from_uint8
 from vidjax.weights import folder
 
@@ -60,6 +66,7 @@ def test_pieces_are_whole_and_some_mirrored(tiny):
         (["task.crop_frames=21"], r"crop_frames=21: .* at most num_frames=17; nearest: 17"),
         (["task.crop_frames=8"], r"crop_frames=8: must be 1 \+ a multiple of 4, .* nearest: 9"),
         (["task.data.num_frames=9", "task.crop_frames=0"], r"crop_frames=0: .* nearest: 1"),
+        (["task.model.dim_mult=(1, 2, 2)"], r"num_res_blocks=0 with dim_mult"),
         (["task.data.height=40"], r"height=40: must be a multiple of 16; nearest: 32"),
     ],
 )
@@ -76,13 +83,75 @@ def test_published_statistics(tiny, moments, tmp_path):
     mean, log_variance = moments
     axes = (0, 1, 2, 3)
     sampled = mean.var(axis=axes) + np.exp(log_variance).mean(axis=axes)
-    AutoencoderTask(tiny.config.vae, ThreeClips()).export(tiny.params["vae"], tmp_path)
+    beside = {"discriminator": {"head": {"bias": np.zeros(1)}}}  # nothing of it is published
+    AutoencoderTask(tiny.config.vae, ThreeClips()).export({**tiny.params["vae"], **beside}, tmp_path)
     config = folder.read_config(tmp_path, "vae")
     np.testing.assert_allclose(config.latents_mean, mean.mean(axis=axes), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(config.latents_std, np.sqrt(sampled), rtol=1e-3)
     assert (config.scale_factor_spatial, config.scale_factor_temporal) == (16, 4)
     params = folder.read_part(tmp_path, "vae", config)
     jax.tree.map(np.testing.assert_array_equal, params, tiny.params["vae"])
+
+
+@pytest.fixture
+def judged(tiny, tiny_folder, tmp_path):
+    """A task with every term, from the tiny model on."""
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for before, n in zip([3, *[2] * 12], itertools.chain(*perceptual.STAGES), strict=True):
+        tensors[f"features.{n}.weight"] = rng.normal(size=(2, before, 3, 3)).astype(np.float32)
+        tensors[f"features.{n}.bias"] = rng.random(2, np.float32)
+    save_file(tensors, tmp_path / "vgg.safetensors")
+    return AutoencoderTask(
+        tiny.config.vae,
+        ThreeClips(num_frames=9, height=16, width=32),
+        crop_frames=5,
+        perceptual=Perceptual(str(tmp_path / "vgg.safetensors"), 0.5),
+        adversarial=Adversarial(0.25, base_dim=4, num_layers=2),
+        start=str(tiny_folder),
+    )
+
+
+@pytest.mark.slow
+def test_every_term_counts_and_teaches_whom_it_should(judged, tiny, tmp_path):
+    """A term that is left out, or trains the frozen network, or a discriminator that learns nothing, shows late."""
+    config = TrainConfig(judged, steps=1, batch_size=2, ema_decay=0.0)
+    made = judged.make(config)
+    state = fit(made._replace(evaluate=None), config, tmp_path / "run")
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    expected = line["absolute"] + judged.mse_weight * 4 / 10 ** (line["psnr"] / 10) + judged.kl_weight * line["kl"]
+    expected += 0.5 * line["perceptual"] + 0.25 * line["generator"] + line["discriminator"]
+    np.testing.assert_allclose(line["loss"], expected, rtol=1e-4)
+    assert line["perceptual"] > 0
+    assert state.params.keys() == {*tiny.params["vae"], "discriminator"}
+    # One step moves every parameter by about the rate, 1e-4, from where the folder has it.
+    for (path, before), after in zip(
+        jax.tree_util.tree_leaves_with_path(tiny.params["vae"]),
+        jax.tree.leaves({k: v for k, v in state.params.items() if k != "discriminator"}),
+        strict=True,
+    ):
+        change = np.abs(np.asarray(after) - np.asarray(before, np.float32))
+        assert 0 < change.max() < 2e-4, jax.tree_util.keystr(path)
+
+
+def test_clips_to_look_at_are_beside_what_came_back(tiny):
+    """Without the original beside it nobody sees what was lost."""
+    clips = autoencoder.reconstructions(tiny.config.vae, tiny.params["vae"], ThreeClips().open("test"))
+    assert list(clips) == ["clip 0", "clip 1", "clip 2"]
+    for clip, source in zip(clips.values(), CLIPS, strict=True):
+        assert clip.frames.shape == (9, 16, 64, 3)
+        np.testing.assert_array_equal(clip.frames[:, :, :32], source)
+        back = from_uint8(clip.frames[:, :, 32:])
+        psnr = 10 * np.log10(4 / np.mean((np.asarray(back) - np.asarray(from_uint8(source))) ** 2))
+        scored = autoencoder.evaluate(tiny.config.vae, tiny.params["vae"], [{"video": source}], 1)["psnr"]
+        np.testing.assert_allclose(psnr, scored, atol=0.1)
+
+
+def test_pictures_too_small_for_the_perceptual_term(judged, tmp_path):
+    """Halved four times, nothing would be left to compare, and the loss would not be a number."""
+    small = dataclasses.replace(judged, data=ThreeClips(num_frames=9, height=16, width=8))
+    with pytest.raises(InputError, match="9x16x8: the perceptual term needs sides of 16 pixels at least"):
+        small.make(TrainConfig(small, 1, 8))
 
 
 def test_psnr():

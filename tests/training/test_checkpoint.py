@@ -82,6 +82,33 @@ def test_any_flipped_byte_is_noticed_or_harmless(tmp_path):
     assert noticed > 5
 
 
+@pytest.mark.parametrize("cut", [False, True], ids=["missing", "cut"])
+@pytest.mark.parametrize("name", ["state/manifest.ocdbt", "ema/manifest.ocdbt", "progress/_METADATA", "state/d/*"])
+def test_a_file_that_is_missing_or_cut(tmp_path, capsys, name, cut):
+    """The checkpoint before must be taken, by its own values, with a word on the newest; and training can go on."""
+    state = make_state(5)
+    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state)
+    with checkpoint.open_checkpoints(tmp_path / "all", keep_last=2) as checkpointer:
+        for step in (4, 5):
+            checkpoint.save(checkpointer, make_state(step), {"batches": step, "window": {}})
+            checkpoint.confirm(checkpointer, step)
+    (victim,) = (tmp_path / "all" / "5").glob(name)
+    if cut:
+        victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
+    else:
+        victim.unlink()
+    with checkpoint.open_checkpoints(tmp_path / "all", keep_last=2) as checkpointer:
+        found, progress = checkpoint.restore(checkpointer, abstract)
+        said = capsys.readouterr().err
+        assert "checkpoint of step 5" in said
+        assert "going back to the checkpoint of step 4" in said
+        assert progress == {"batches": 4, "window": {}}
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(make_state(4)), strict=True):
+            np.testing.assert_array_equal(a, b)
+        checkpoint.save(checkpointer, state, {"batches": 5, "window": {}})
+        checkpoint.confirm(checkpointer, 5)
+
+
 def test_values_that_are_not_those_saved(tmp_path, monkeypatch):
     """Storage may give back other numbers without a word: the checksums must not agree with them."""
     with checkpoint.open_checkpoints(tmp_path, keep_last=1) as checkpointer:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import vidjax
-from vidjax.config import OptimizerConfig, TrainConfig
+from vidjax.config import MeshConfig, OptimizerConfig, TrainConfig
 from vidjax.data.source import ClipData
+from vidjax.diffusion.flow import initial_noise
 from vidjax.errors import InputError
+from vidjax.parallel.mesh import make_mesh
 from vidjax.training import lora, train
 from vidjax.training.finetune import LORA_FILE, FinetuneTask
 
@@ -87,6 +89,29 @@ def test_clips_that_do_not_fit(task, tmp_path):
     data = dataclasses.replace(task.data, height=24)
     with pytest.raises(InputError, match="height=24: must be a multiple of 16; nearest: 32"):
         run(dataclasses.replace(task, data=data), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_clips_to_look_at_are_those_that_the_model_makes(task, tiny):
+    """Clips made in another way than the model's own would show faults that it has not, or hide those that it has."""
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2)
+    made, key = task.make(TrainConfig(task, 1, 8, mesh=mesh)), jax.random.key(1)
+    with jax.set_mesh(make_mesh(**dataclasses.asdict(mesh))):
+        start = jax.jit(made.init)(jax.random.key(0))
+        clips = made.sample(start, key)
+    captions, noise = list(clips), initial_noise(key, (len(clips), 3, 1, 2, 4))
+    assert len(clips) == 4
+    expected = vidjax.generate(tiny, captions, latents=np.asarray(noise), progress=False)
+    for text, video in zip(captions, expected, strict=True):
+        assert clips[text].fps == video.fps
+        error = np.abs(clips[text].frames.astype(int) - video.frames.astype(int))
+        assert error.max() <= 2, text
+
+
+def test_tokens_of_a_batch(task):
+    """Tokens per second would be those of other clips."""
+    made = task.make(TrainConfig(task, 1, 8))
+    assert made.tokens({"latents": jax.ShapeDtypeStruct((8, 3, 1, 2, 4), jnp.float32)}) == 8 * 3 * 2
 
 
 def test_held_out_loss_is_of_the_trained_parameters(task, tiny_folder, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,20 +16,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from vidjax.config import MeshConfig, load_config
+from vidjax.data.pipeline import make_loader
 from vidjax.errors import CheckpointError, InputError
 from vidjax.training import export, train
 from vidjax.training.loop import fit
+from vidjax.training.metrics import MEASURED
 from vidjax.training.signals import Interrupted, watch_signals
+from vidjax.video import Video, read_video
 
 CONFIG = Path(__file__).with_name("regression.py")
-TIMES = ("steps_per_second", "data_wait", "save_wait")
 
 
 def metric_lines(workdir: Path) -> list[dict]:
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
 
 
 def assert_bitwise(first, second):
@@ -151,6 +155,33 @@ def test_damaged_newest_checkpoint_is_passed_over(whole, tmp_path, capsys):
     assert (tmp_path / "checkpoints-damaged" / "12").is_dir()
 
 
+def test_full_disk_stops_the_run_and_loses_nothing(tmp_path):
+    """A save that fails must not go unnoticed, nor take the one before with it; with room again the run goes on."""
+    config = load_config(CONFIG)
+    plain = config.task.make(config)
+
+    def init(key):
+        return {**plain.init(key), "large": jax.random.normal(key, (100_000,))}
+
+    task = plain._replace(init=init, rules=(*plain.rules, ("large", PartitionSpec())))
+    expected = fit(task, config, tmp_path / "alone")
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_disk(params, key):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # of a file; a checkpoint's are larger
+        return task.evaluate(params, key)
+
+    try:
+        with pytest.raises(CheckpointError, match=r"checkpoint of step 10 .*failed to save"):
+            fit(task._replace(evaluate=fill_disk), config, tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    saved = [int(path.name) for path in (tmp_path / "full" / "checkpoints").iterdir() if path.name.isdigit()]
+    assert sorted(saved) == [5, 6]
+    assert_bitwise(fit(task, config, tmp_path / "full"), expected)
+    assert metric_lines(tmp_path / "full") == metric_lines(tmp_path / "alone")
+
+
 def test_all_checkpoints_damaged(whole, tmp_path):
     """Starting again from nothing, silently, would overwrite a long run."""
     shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
@@ -194,16 +225,62 @@ def test_endless_nan_stops_the_run(tmp_path):
     config = load_config(CONFIG, ["steps=1000"])
     task = config.task.make(config)
     broken = task._replace(loss=lambda p, b, k: (jnp.nan * jnp.sum(p["dense"]["bias"]), {}))
-    with pytest.raises(InputError, match="20 steps in a row"):
+    with pytest.raises(InputError, match="20 steps in a row, up to step 20, of the training examples") as stopped:
         fit(broken, dataclasses.replace(config, save_every=1000), tmp_path)
     assert metric_lines(tmp_path)[-1]["step"] <= 24
+    loader = make_loader(task.source, task.transform, config.batch_size, config.seed, start=19)
+    assert ", ".join(map(str, next(loader)["index"])) in str(stopped.value)
+
+
+def test_a_step_that_is_not_applied_is_named_with_its_examples(tmp_path, capsys):
+    """A damaged clip could not be found among thousands; nor may it stop a run that goes on without it."""
+    config = load_config(CONFIG)
+    task = config.task.make(config)
+    bad = next(make_loader(task.source, task.transform, config.batch_size, config.seed, start=6))["index"]
+
+    def loss(params, batch, key):
+        value, extra = task.loss(params, batch, key)
+        return jnp.where(jnp.any(batch["index"] == bad[3]), jnp.nan, value), extra
+
+    state = fit(task._replace(loss=loss), config, tmp_path)
+    assert (int(state.step), int(state.skipped)) == (12, 1)
+    named = [line for line in capsys.readouterr().err.splitlines() if "not applied" in line]
+    assert named == [f"step 7 was not applied: not finite; its training examples are {', '.join(map(str, bad))}"]
+
+
+class CrashError(Exception):
+    """What stands for a crash."""
+
+
+def test_clips_to_look_at(tmp_path):
+    """A crash while clips were made must not lose them, and going on must not make them again."""
+    config = load_config(CONFIG, ["sample_every=6"])
+    made = []
+
+    def sample(params, key):
+        made.append(float(jnp.sum(params["dense"]["bias"])))
+        if len(made) == 1:
+            raise CrashError
+        return {"a red star, at sea": Video(np.full((3, 16, 16, 3), len(made), np.uint8), 8)}
+
+    task = config.task.make(config)._replace(sample=sample)
+    with pytest.raises(CrashError):
+        fit(task, config, tmp_path)
+    state = fit(task, config, tmp_path)
+    assert made[0] == made[1] != made[2] == float(jnp.sum(state.ema["dense"]["bias"]))
+    assert [line["step"] for line in metric_lines(tmp_path) if line["kind"] == "sample"] == [6, 12]
+    names = sorted(path.relative_to(tmp_path / "samples").as_posix() for path in (tmp_path / "samples").rglob("*.mp4"))
+    assert names == ["00000006/0-a-red-star-at-sea.mp4", "00000012/0-a-red-star-at-sea.mp4"]
+    assert read_video(tmp_path / "samples" / names[1]).frames.shape == (3, 16, 16, 3)
+    fit(task, config, tmp_path)
+    assert len(made) == 3
 
 
 def test_starts_from_given_parameters(tmp_path):
     """Fine-tuning would silently start from random weights."""
     config = load_config(CONFIG, ["steps=1", "optimizer.learning_rate=0", "mesh.fsdp=2", "mesh.data=4"])
 
-    def start(abstract):
+    def start(abstract, key):
         return jax.tree.map(lambda a: jax.device_put(np.full(a.shape, 3.0, np.float32), a.sharding), abstract)
 
     state = fit(config.task.make(config)._replace(start=start), config, tmp_path)

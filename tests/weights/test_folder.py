@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from vidjax.errors import WeightsError
 from vidjax.models.t5 import T5Config
 from vidjax.models.wan.denoiser import DenoiserConfig
+from vidjax.models.wan.presets import PRESETS
 from vidjax.models.wan.vae import VAEConfig
 from vidjax.models.wan.weights import abstract_params
 from vidjax.weights import folder
@@ -37,6 +38,38 @@ def write(path: Path, part: str = "text_encoder") -> Path:
     """A sound part; its weight file."""
     folder.write_part(path, part, CONFIGS[part], params(part))
     return next((path / part).glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        ("transformer", {"num_layers": "12"}, 'num_layers is "12", not a whole number'),
+        ("transformer", {"num_layers": True}, "num_layers is true, not a whole number"),
+        ("transformer", {"eps": None}, "eps is null, not a number"),
+        ("transformer", {"patch_size": [1, 2]}, r"patch_size is \[1, 2\], not a tuple"),
+        ("transformer", {"image_dim": 1.5}, "image_dim is 1.5, not a whole number or none"),
+        (
+            "vae",
+            {"temperal_downsample": [0, 1], "z_dim": "3"},
+            r'z_dim is "3", .*; temperal_downsample is \[0, 1\], not a tuple such as true',
+        ),
+    ],
+)
+def test_values_of_another_type(tmp_path, part, values, message):
+    """Found deep in a module, the message would be about an operator and two types."""
+    path = write(tmp_path, part).with_name("config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(WeightsError, match=f"config.json: {message}") as error:
+        folder.read_config(tmp_path, part)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_published_values_are_of_their_types(tmp_path, name):
+    """A check that is too strict would refuse published models."""
+    for part in ("transformer", "vae", "text_encoder"):
+        folder.write_config(tmp_path, part, PRESETS[name].part(part))
+        assert folder.read_config(tmp_path, part) == PRESETS[name].part(part)
 
 
 def change(path: Path, edit) -> None:
@@ -195,6 +228,14 @@ def test_bad_config(tmp_path, text, message):
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(WeightsError, match=message):
         folder.read_config(tmp_path, "text_encoder")
+
+
+def test_stages_that_do_not_fit(tmp_path):
+    """The headers are compared with shapes of a model that must be possible at all."""
+    path = write(tmp_path, "vae").with_name("config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"is_residual": True}))
+    with pytest.raises(WeightsError, match=r"vae: dim_mult=\(1, 2\)"):
+        folder.read_config(tmp_path, "vae")
 
 
 def test_unknown_config_fields_are_ignored(tmp_path):

@@ -43,16 +43,7 @@ def make_loader(
             f"the nearest that does is {max(round(batch_size / count), 1) * count}"
         )
     sources = [one for one in sources_of(source) if len(one)]
-    if len(sources) == 1:
-        batches = _batches(sources[0], transform, batch_size, seed, blocks, count)[start:]
-    else:
-        seeds = np.random.SeedSequence(seed).generate_state(len(sources))
-        buckets = [
-            _batches(one, transform, batch_size, int(own), blocks, count)
-            for one, own in zip(sources, seeds, strict=True)
-        ]
-        # Each comes as often as it has examples.
-        batches = grain.MapDataset.mix(buckets, [len(one) for one in sources])[start:]
+    batches = _batches(sources, transform, batch_size, seed, blocks, count)[start:]
     if workers == 0:
         return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
     _prepare_workers()
@@ -61,7 +52,29 @@ def make_loader(
     return iter(reads.mp_prefetch(options))
 
 
+def indices(source: Any, batch_size: int, seed: int, batch: int) -> list[int]:
+    """Where in `source` the rows of a global batch of `make_loader` lie, in order; no example is read."""
+    sizes = [len(one) for one in sources_of(source)]
+    starts = np.cumsum([0, *sizes[:-1]])
+    numbers = [range(start, start + size) for start, size in zip(starts, sizes, strict=True) if size]
+    return _batches(numbers, lambda index, rng: {"index": index}, batch_size, seed, (0,), 1)[batch]["index"].tolist()
+
+
 def _batches(
+    sources: Sequence[Any], transform: Callable, batch_size: int, seed: int, blocks: Sequence[int], count: int
+) -> grain.MapDataset:
+    if len(sources) == 1:
+        return _of_one_shape(sources[0], transform, batch_size, seed, blocks, count)
+    seeds = np.random.SeedSequence(seed).generate_state(len(sources))
+    buckets = [
+        _of_one_shape(one, transform, batch_size, int(own), blocks, count)
+        for one, own in zip(sources, seeds, strict=True)
+    ]
+    # Each comes as often as it has examples.
+    return grain.MapDataset.mix(buckets, [len(one) for one in sources])
+
+
+def _of_one_shape(
     source: Any, transform: Callable, batch_size: int, seed: int, blocks: Sequence[int], count: int
 ) -> grain.MapDataset:
     examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None).random_map(transform)

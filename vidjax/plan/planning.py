@@ -16,7 +16,7 @@ from vidjax.model import ModelConfig
 from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.presets import PRESETS
 from vidjax.parallel.mesh import AXES, parse_mesh
-from vidjax.plan import candidates, hlo
+from vidjax.plan import candidates
 from vidjax.plan.chips import Topology, parse_topology
 from vidjax.plan.compiler import TooLarge, check_sizes, compile_program, make_plan_mesh
 from vidjax.plan.programs import (
@@ -29,6 +29,7 @@ from vidjax.plan.programs import (
 )
 from vidjax.plan.report import Plan, in_gib, rooflines
 from vidjax.plan.trainings import finetuning, of_config, training_program
+from vidjax.plan.work import work_of
 from vidjax.request import clip_frames, clip_size
 
 TASKS = ("sample", "decode", "train")
@@ -212,7 +213,7 @@ def measure(job: Job, sizes: dict[str, int]) -> Plan:
     if isinstance(compiled, TooLarge):
         needs = compiled.needs + beside
         return dataclasses.replace(done, peak_bytes=needs, advice=_advice(job, sizes, needs))
-    work = hlo.measure(compiled.executable.as_text(), topology.num_devices, topology.slices)
+    work = work_of(compiled.executable.as_text(), topology.num_devices, topology.slices)
     times = rooflines(work, chip)
     bound = max(times, key=times.get)
     peak = compiled.peak + beside

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from vidjax.plan.chips import GIB, Chip
-from vidjax.plan.hlo import Work
+from vidjax.plan.work import Work
 
 
 @dataclasses.dataclass(frozen=True)

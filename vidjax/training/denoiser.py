@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from vidjax.config import TrainConfig
 from vidjax.data.buckets import check_buckets, first_examples
 from vidjax.data.latents import open_latents
 from vidjax.data.source import ClipData, DataConfig, SceneData
+from vidjax.errors import InputError
 from vidjax.models import t5
 from vidjax.models.wan import denoiser
 from vidjax.models.wan.presets import SamplingDefaults
@@ -21,8 +23,10 @@ from vidjax.models.wan.sharding import DENOISER_RULES, TEXT_ENCODER_RULES
 from vidjax.parallel.rules import Rules
 from vidjax.training import caption_swap, probe
 from vidjax.training.flow_matching import flow_loss, held_out_losses
+from vidjax.training.samples import Parts, sample_clips
 from vidjax.training.task import Task
-from vidjax.typing import Array, Float, Params
+from vidjax.training.windows import cut_window, first_windows
+from vidjax.typing import Array, Float, Params, PyTree
 from vidjax.weights import folder
 
 TOKENIZER_CAPTIONS = 4000
@@ -39,6 +43,9 @@ class DenoiserTask:
       caption_dropout: share of captions left out, for guidance.
       time_shift: mean of the normal whose logistic is the diffusion time.
       given_share: share of clips whose first frames are given at time 0.
+      window: latent frames of a sample, of clips that are longer: as many as ``sampling.num_frames`` are.
+      later_share: share of these samples that begin behind the clip's first latent frame, with some given: they teach
+        to go on, for clips of several windows.
       text_steps: steps that the text encoder learns alone, at first, to tell the factors of captions; none where
         the data know no factors.
       probe_weight: weight of that loss beside the denoiser's, afterwards.
@@ -52,6 +59,8 @@ class DenoiserTask:
     caption_dropout: float = 0.1
     time_shift: float = 0.7
     given_share: float = 0.3
+    window: int | None = None
+    later_share: float = 0.5
     text_steps: int = 300
     probe_weight: float = 0.3
     eval_clips: int = 64
@@ -69,10 +78,11 @@ class DenoiserTask:
         """The task as functions; computes the latents at the first call.
 
         Raises:
-          InputError: the clips are not of a size that the autoencoder and the denoiser take.
+          InputError: the clips are not of a size that the autoencoder and the denoiser take, or ``window`` is not
+            what is sampled.
         """
-        del config
         vae_config = folder.read_config(Path(self.vae), "vae")
+        self._check_window(vae_config.temporal_factor)
         check_buckets(
             self.data.buckets(), vae_config.temporal_factor, vae_config.spatial_factor * max(self.model.patch_size[1:])
         )
@@ -83,6 +93,9 @@ class DenoiserTask:
             open_latents(vae_config, vae_params, self.data.open(split), place, f"{self.data.name()}-{split}")
             for split in ("train", "test")
         )
+        test = test if self.window is None else first_windows(test, self.window)
+        parts = Parts(self.encode_text, self.denoise, vae_config, self.sampling)
+        on_host = jax.device_get(vae_params)
         return Task(
             init=self.init,
             loss=self.loss,
@@ -90,8 +103,19 @@ class DenoiserTask:
             transform=lambda example, rng: self.transform(tokenizer, example, rng),
             evaluate=lambda params, key: self.evaluate(params, tokenizer, test, key),
             rules=self.rules,
-            export=lambda params, out: self.export(params, out, tokenizer, vae_config, vae_params),
+            export=lambda params, out: self.export(params, out, tokenizer, vae_config, on_host),
+            start=self.start if self.text_steps and isinstance(self.data, SceneData) else None,
+            tokens=lambda batch: math.prod(batch["latents"].shape[:4]) // math.prod(self.model.patch_size),
+            sample=lambda params, key: sample_clips(parts, params, on_host, tokenizer, self.data, test, key),
         )
+
+    def _check_window(self, ratio: int) -> None:
+        sampled = 1 + (self.sampling.num_frames - 1) // ratio
+        if self.window is not None and not self.window == sampled > 1:
+            raise InputError(
+                f"window={self.window}: must be the latent frames of sampling.num_frames={self.sampling.num_frames}, "
+                f"at least 2; nearest: {max(sampled, 2)}"
+            )
 
     def smoke(self) -> "DenoiserTask":
         """A copy for seconds; the autoencoder stays as it is."""
@@ -109,17 +133,27 @@ class DenoiserTask:
         return dataclasses.replace(self.text, vocab_size=vocabulary)
 
     def init(self, key: Array) -> Params:
-        """Random parameters, the text encoder's after learning alone; the last projection starts at zero."""
+        """Random parameters; the last projection starts at zero."""
         keys = jax.random.split(key, 4)
         transformer = denoiser.init(self.model, keys[0])
         transformer["proj_out"] = jax.tree.map(jnp.zeros_like, transformer["proj_out"])
         text = {"text_encoder": t5.init(self.text_config(), keys[1])}
         if isinstance(self.data, SceneData):
             text["probe"] = probe.init(self.text.d_model, keys[2])
-            if self.text_steps:
-                captions = _probe_captions(self.data, self.tokenizer())
-                text = probe.pretrain(self.encode_text, text, captions, keys[3], self.text_steps)
         return {"transformer": transformer, **text}
+
+    def start(self, abstract: PyTree, key: Array) -> Params:
+        """Random parameters, the text encoder's after learning alone."""
+        captions = _probe_captions(self.data, self.tokenizer())
+
+        def learned(key: Array) -> Params:
+            params = self.init(key)
+            transformer = params.pop("transformer")
+            own_key = jax.random.split(key, 4)[3]
+            text = probe.pretrain(self.encode_text, params, captions, own_key, self.text_steps)
+            return {"transformer": transformer, **text}
+
+        return jax.jit(learned, out_shardings=jax.tree.map(lambda a: a.sharding, abstract))(key)
 
     def transform(self, tokenizer: tokenizers.Tokenizer, example: dict, rng: np.random.Generator) -> dict[str, Any]:
         """Latents, the tokens of one of the captions, and the factors, where known, it tells (-1: caption left out)."""
@@ -131,6 +165,8 @@ class DenoiserTask:
             "tokens": tokens.ids[0],
             "length": tokens.lengths[0],
         }
+        if self.window is not None:
+            row["latents"], row["later"] = cut_window(row["latents"], self.window, self.later_share, rng)
         if isinstance(self.data, SceneData):
             labels = probe.labels(self.data.scene(example))
             row["factors"] = np.full_like(labels, -1) if dropped else labels
@@ -142,12 +178,10 @@ class DenoiserTask:
 
     def velocity(self, params: Params, batch: dict[str, Array], x: Array, t: Float[Array, "B f"]) -> Array:
         """What the denoiser says of noisy latents of a batch."""
-        return self._velocity(self.encode_text(params, batch["tokens"], batch["length"]), params, batch, x, t)
+        return self.denoise(self.encode_text(params, batch["tokens"], batch["length"]), params, x, t)
 
-    def _velocity(
-        self, text: Float[Array, "B L D"], params: Params, batch: dict[str, Array], x: Array, t: Float[Array, "B f"]
-    ) -> Array:
-        del batch
+    def denoise(self, text: Float[Array, "B L D"], params: Params, x: Array, t: Float[Array, "B f"]) -> Array:
+        """What the denoiser says of noisy latents with this text."""
         dtype = jnp.dtype(self.dtype)
         context = denoiser.context(self.model, params["transformer"], text, dtype=dtype)
         return denoiser.velocity(self.model, params["transformer"], x, t, context, dtype=dtype, remat=self.remat)
@@ -155,7 +189,11 @@ class DenoiserTask:
     def loss(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         """Traceable; see the class."""
         text = self.encode_text(params, batch["tokens"], batch["length"])
-        velocity = functools.partial(self._velocity, text)
+
+        def velocity(params: Params, batch: dict[str, Array], x: Array, t: Array) -> Array:
+            del batch  # its text is encoded once, for the probe too
+            return self.denoise(text, params, x, t)
+
         flow = flow_loss(velocity, params, batch, key, self.time_shift, self.given_share)
         if "probe" not in params:
             return flow, {"flow": flow}

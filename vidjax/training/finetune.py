@@ -23,8 +23,10 @@ from vidjax.parallel.mesh import make_mesh
 from vidjax.training import lora as low_rank
 from vidjax.training.flow_matching import BatchVelocity, flow_loss, held_out_losses
 from vidjax.training.lora import LoRAConfig
+from vidjax.training.samples import Denoise, Encode, Parts, sample_clips
 from vidjax.training.task import Task
 from vidjax.typing import Array, Float, Params, PyTree
+from vidjax.video import Video
 from vidjax.weights import folder, hub
 from vidjax.weights.lora import write as write_lora
 
@@ -81,7 +83,13 @@ class FinetuneTask:
         if self.lora is not None:
             held[self.part] = frozen(self.part)
         prefixed = tuple((f"^{self.part}/{r.lstrip('^')}", s) for r, s in model.modules.rules[self.part])
-        velocity = functools.partial(self._velocity, model)
+        encode, denoise = functools.partial(self._encode, model), functools.partial(self._denoise, model)
+        velocity = functools.partial(self._velocity, encode, denoise)
+        parts, autoencoder = Parts(encode, denoise, model.vae, model.sampling), jax.device_get(autoencoder)
+
+        def sample(params: Params, key: Array) -> dict[str, Video]:
+            return sample_clips(parts, {**params, **held}, autoencoder, tokenizer, self.data, test, key)
+
         return Task(
             init=functools.partial(self._init, model),
             loss=functools.partial(self._loss, model, velocity),
@@ -91,6 +99,8 @@ class FinetuneTask:
             rules=prefixed if self.lora is None else low_rank.RULES,
             export=functools.partial(self._export, path, model),
             start=None if self.lora is not None else functools.partial(self._start, path, model),
+            tokens=lambda batch: math.prod(batch["latents"].shape[:4]) // math.prod(model.transformer.patch_size),
+            sample=sample if model.boundary_ratio is None else None,  # half a walk shows nothing
             frozen=held,
         )
 
@@ -111,7 +121,8 @@ class FinetuneTask:
             return {self.part: model.modules.denoiser.init(model.transformer, key)}
         return {"lora": low_rank.init(self.lora, folder.abstract_params("transformer", model.transformer), key)}
 
-    def _start(self, path: Path, model: ModelConfig, abstract: PyTree) -> Params:
+    def _start(self, path: Path, model: ModelConfig, abstract: PyTree, key: Array) -> Params:
+        del key
         layout = jax.tree.map(lambda leaf: leaf.sharding, abstract[self.part])
         return {self.part: folder.read_part(path, self.part, model.transformer, "float32", layout)}
 
@@ -134,13 +145,26 @@ class FinetuneTask:
         return held_out_losses(velocity, params, batches, key)
 
     def _velocity(
-        self, model: ModelConfig, params: Params, batch: dict[str, Array], x: Array, t: Float[Array, "B f"]
+        self,
+        encode: Encode,
+        denoise: Denoise,
+        params: Params,
+        batch: dict[str, Array],
+        x: Array,
+        t: Float[Array, "B f"],
     ) -> Float[Array, "B f h w c"]:
-        """What the denoiser says of noisy latents of a batch."""
+        return denoise(encode(params, batch["tokens"], batch["length"]), params, x, t)
+
+    def _encode(self, model: ModelConfig, params: Params, tokens: Array, lengths: Array) -> Float[Array, "B L D"]:
+        """Text embeddings."""
+        encode = model.modules.text_encoder.encode
+        return encode(model.text_encoder, params["text_encoder"], tokens, lengths, jnp.dtype(self.dtype))
+
+    def _denoise(
+        self, model: ModelConfig, text: Float[Array, "B L D"], params: Params, x: Array, t: Float[Array, "B f"]
+    ) -> Float[Array, "B f h w c"]:
+        """What the denoiser says of noisy latents with this text."""
         modules, dtype = model.modules, jnp.dtype(self.dtype)
-        text = modules.text_encoder.encode(
-            model.text_encoder, params["text_encoder"], batch["tokens"], batch["length"], dtype
-        )
         denoiser = params[self.part]
         if self.lora is not None:
             denoiser = low_rank.merged(denoiser, params["lora"], self.lora.strength)

@@ -35,11 +35,12 @@ def flow_loss(
     """Mean squared error of the velocity over the frames that are not given (Lipman et al., 2210.02747).
 
     One diffusion time a clip, logit-normal with mean ``shift`` and kept within ``times``; given frames are at 0.
+    Clips that are ``later`` windows of longer ones, where the batch says so, always have given frames.
     """
     time_key, noise_key, given_key = jax.random.split(key, 3)
     x0 = batch["latents"]
     B, f = x0.shape[:2]
-    given = given_frames(given_key, B, f, given_share)
+    given = given_frames(given_key, B, f, given_share, batch.get("later"))
     t = jnp.where(given, 0.0, logit_normal_times(time_key, (B, 1), shift, times))
     losses = frame_losses(velocity, params, batch, initial_noise(noise_key, x0.shape), t)
     return jnp.sum(jnp.where(given, 0.0, losses)) / jnp.sum(~given)
@@ -53,12 +54,19 @@ def frame_losses(
     return jnp.mean((velocity(params, batch, x, t) - target) ** 2, axis=(2, 3, 4))
 
 
-def given_frames(key: Array, batch: int, frames: int, share: float) -> Bool[Array, "B f"]:
-    """Which latent frames are given: in ``share`` of the clips the first; in a third of these up to all but one."""
+def given_frames(
+    key: Array, batch: int, frames: int, share: float, later: Bool[Array, "B"] | None = None
+) -> Bool[Array, "B f"]:
+    """Which latent frames are given: in ``share`` of the clips the first; in a third of these up to all but one.
+
+    In ``later`` windows one to all but one: no clip begins in the middle, so that there is always something given.
+    """
     which, how, count = jax.random.split(key, 3)
     several = jax.random.randint(count, (batch, 1), 1, frames)
     number = jnp.where(jax.random.bernoulli(how, 1 / 3, (batch, 1)), several, 1)
     number = jnp.where(jax.random.bernoulli(which, share, (batch, 1)), number, 0)
+    if later is not None:
+        number = jnp.where(later[:, None], several, number)
     return jnp.arange(frames) < jnp.minimum(number, frames - 1)
 
 

@@ -3,7 +3,8 @@
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vidjax import config as configs
 from vidjax.config import TrainConfig
-from vidjax.data.pipeline import make_loader
+from vidjax.data.pipeline import indices, make_loader
 from vidjax.errors import CheckpointError, InputError
 from vidjax.parallel.mesh import batch_shard, batch_sharding, make_mesh
 from vidjax.parallel.rules import AnyMesh, shardings
@@ -24,8 +25,12 @@ from vidjax.training.signals import Interrupted, watch_signals
 from vidjax.training.state import TrainState, init_state, make_optimizer, start_state, state_specs
 from vidjax.training.step import make_train_step
 from vidjax.training.task import Task
+from vidjax.training.utilization import peak_flops, work_of
 
-MAY_DIFFER = ("steps", "log_every", "eval_every", "save_every", "keep_last", "keep_every", "mesh", "data_workers")
+MAY_DIFFER = (
+    *("steps", "log_every", "eval_every", "sample_every", "save_every"),
+    *("keep_last", "keep_every", "mesh", "data_workers"),
+)
 """What a resumed run may change; anything else would make it another run."""
 
 MAX_SKIPPED_IN_ROW = 20
@@ -68,44 +73,56 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
 
         step = saved = int(state.step)
         metrics = stack.enter_context(contextlib.closing(MetricsFile(workdir, step)))
-        evaluated = from_first(metrics.last("eval"))
-        window, clock = Window(progress["window"]), Clock()
+        done = {kind: from_first(metrics.last(kind)) for kind in ("eval", "sample")}
+        peak = peak_flops(mesh.devices.flat[0].device_kind)
+        work = work_of(task, abstract.params, flops=peak is not None)
+        window, clock = Window(progress["window"]), Clock(peak and peak * mesh.size)
         in_flight: collections.deque = collections.deque()
         signals = stack.enter_context(watch_signals())
         first = step
 
         def save() -> None:
             nonlocal saved
-            with clock.saving():
+            with clock.waiting("save"):
                 if saved > 0:
                     checkpoint.confirm(checkpointer, saved)
                 if saved < step:
                     checkpoint.save(checkpointer, state, {"batches": step, "window": window.as_json()})
                 saved = step
 
+        def due(kind: str, every: int) -> bool:
+            return step > max(done[kind], 0) and (step >= config.steps or step % every == 0)
+
+        @contextlib.contextmanager
+        def aside() -> Iterator[None]:
+            # A step is saved before it is looked at; a resumed run makes up for a look that was lost.
+            save()
+            checkpoint.confirm(checkpointer, saved)
+            with clock.waiting("eval"), signals.saved():
+                yield
+
         while True:
-            # A step is saved before it is evaluated; a resumed run makes up for an evaluation that was lost.
-            ends = step >= config.steps
-            if task.evaluate is not None and step > max(evaluated, 0) and (ends or step % config.eval_every == 0):
-                save()
-                checkpoint.confirm(checkpointer, saved)
-                with signals.saved():
+            if task.evaluate is not None and due("eval", config.eval_every):
+                with aside():
                     scores = task.evaluate(state.ema, eval_key)
                 metrics.write("eval", step, scores)
-                clock.restart()
-            if ends:
+            if task.sample is not None and config.sample_every and due("sample", config.sample_every):
+                with aside():
+                    clips = task.sample(state.ema, eval_key)
+                metrics.write_clips(step, clips)
+            if step >= config.steps:
                 break
 
-            with clock.waiting():
+            with clock.waiting("data"):
                 batch = next(batches)
             with signals.saved() if step == first else contextlib.nullcontext():  # the first step compiles
                 state, scalars = train_step(state, batch, key, dict(task.frozen))
             step += 1
-            clock.tick()
+            clock.tick(work(batch))
             in_flight.append(scalars.pop("skipped_in_row"))
             window.add(scalars)
             if len(in_flight) > STEPS_AHEAD:
-                check_finite(in_flight.popleft(), step - STEPS_AHEAD)
+                check_finite(task, config, in_flight.popleft(), step - STEPS_AHEAD)
 
             signum = signals.received(step)
             ends = step == config.steps
@@ -114,7 +131,7 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
                 speed = clock.read()
                 metrics.write("train", step, {**means, **speed})
                 if jax.process_index() == 0:
-                    progress_line(step, config.steps, means["loss"], **speed)
+                    progress_line(step, config.steps, means["loss"], speed)
             if ends or signum or step % config.save_every == 0:
                 save()
             if signum:
@@ -122,7 +139,7 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
                 raise Interrupted(signum)
 
         while in_flight:
-            check_finite(in_flight.popleft(), step - len(in_flight))
+            check_finite(task, config, in_flight.popleft(), step - len(in_flight))
         if saved > 0:
             checkpoint.confirm(checkpointer, saved)
     return state
@@ -170,10 +187,10 @@ def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: An
 def fresh_state(
     task: Task, optimizer: optax.GradientTransformation, abstract: TrainState, key: jax.Array
 ) -> TrainState:
-    """The state before the first step, each device making its own part; or from published weights."""
+    """The state before the first step, each device making its own part; or from where the task starts."""
     layout = jax.tree.map(lambda a: a.sharding, abstract)
     if task.start is not None:
-        return jax.jit(lambda p: start_state(p, optimizer), out_shardings=layout)(task.start(abstract.params))
+        return jax.jit(lambda p: start_state(p, optimizer), out_shardings=layout)(task.start(abstract.params, key))
     return jax.jit(lambda k: init_state(task, optimizer, k), out_shardings=layout)(key)
 
 
@@ -209,13 +226,19 @@ def make_batches(
             }
 
 
-def check_finite(skipped_in_row: jax.Array, step: int) -> None:
-    """End the run when nothing but non-finite steps comes."""
-    if int(skipped_in_row) >= MAX_SKIPPED_IN_ROW:
+def check_finite(task: Task, config: TrainConfig, skipped_in_row: jax.Array, step: int) -> None:
+    """Name the examples of a step that was not applied; end the run when nothing but such steps comes."""
+    skipped = int(skipped_in_row)
+    if not skipped:
+        return
+    rows = ", ".join(map(str, indices(task.source, config.batch_size, config.seed, step - 1)))
+    if skipped >= MAX_SKIPPED_IN_ROW:
         raise InputError(
-            f"the loss or the gradient was not finite for {MAX_SKIPPED_IN_ROW} steps in a row, "
-            f"up to step {step}; lower optimizer.learning_rate or look at the data"
+            f"the loss or the gradient was not finite for {MAX_SKIPPED_IN_ROW} steps in a row, up to step {step}, "
+            f"of the training examples {rows}; lower optimizer.learning_rate or look at the data"
         )
+    if jax.process_index() == 0:
+        print(f"step {step} was not applied: not finite; its training examples are {rows}", file=sys.stderr)
 
 
 def from_first(value: int) -> int:

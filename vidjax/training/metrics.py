@@ -1,17 +1,25 @@
-"""Numbers of a run: JSON lines, TensorBoard where tensorboardX is installed, and a line to watch."""
+"""Numbers and clips of a run: JSON lines, files, TensorBoard where tensorboardX is installed, and a line to watch."""
 
 import contextlib
 import json
 import math
+import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from etils import epath
+
+from vidjax.training.utilization import Work
+from vidjax.video import Video
+
+MEASURED = ("steps_per_second", "tokens_per_second", "mfu", "data_wait", "save_wait", "eval_wait", "goodput")
+"""What depends on the clock, of the numbers in a line; all others come out the same when a run is made again."""
 
 
 class MetricsFile:
@@ -56,6 +64,18 @@ class MetricsFile:
                 if value is not None:
                     self._board.add_scalar(f"{kind}/{name}", value, step)
 
+    def write_clips(self, step: int, clips: Mapping[str, Video]) -> None:
+        """Add clips under what they show: `samples/STEP/*.mp4`, TensorBoard's pictures, and then a line, `sample`."""
+        if self._writes:
+            place = self._path.parent / "samples" / f"{step:08d}"
+            place.mkdir(parents=True, exist_ok=True)
+            for i, (shows, clip) in enumerate(clips.items()):
+                name = "-".join([str(i), *re.findall(r"[0-9a-z]+", shows.lower())])[:80]
+                (place / f"{name}.mp4").write_bytes(_encoded(clip, ".mp4"))
+                if self._board is not None:
+                    _add_moving_picture(self._board, f"sample/{i} {shows}", clip, step)
+        self.write("sample", step, {"clips": len(clips)})
+
     def close(self) -> None:
         """Flush TensorBoard's file."""
         if self._board is not None:
@@ -79,6 +99,20 @@ def _tensorboard(folder: Any, step: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+def _add_moving_picture(board: Any, tag: str, clip: Video, step: int) -> None:
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    # A picture may be a GIF: its own method for clips wants another encoder.
+    _, height, width, _ = clip.frames.shape
+    picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=_encoded(clip, ".gif"))
+    board.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=picture)]), step)
+
+
+def _encoded(clip: Video, suffix: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return clip.save(Path(folder) / f"clip{suffix}").read_bytes()
 
 
 class Window:
@@ -115,65 +149,64 @@ class Window:
 
 
 class Clock:
-    """Steps per second since the last `read`, and the shares of that time spent waiting for data and for saves."""
+    """Where the time goes between two calls of `read`. It starts at the end of the first step, which compiles.
 
-    def __init__(self):
-        self._steps = None  # the first step compiles: it is not counted
+    `peak` is what all devices together can do, in FLOPs per second.
+    """
 
-    def tick(self) -> None:
+    def __init__(self, peak: float | None = None):
+        self._peak, self._steps = peak, None
+
+    def tick(self, work: Work) -> None:
         """A step was started."""
         if self._steps is None:
-            self.restart()
+            self._restart()
         else:
-            self._steps += 1
+            self._steps, self._tokens = self._steps + 1, self._tokens + work.tokens
+            self._flops += work.flops
 
-    def restart(self) -> None:
-        """Forget what was measured."""
-        self._steps, self._waited, self._since = 0, {"data": 0.0, "save": 0.0}, time.perf_counter()
-
-    def waiting(self) -> AbstractContextManager[None]:
-        """The time inside is spent waiting for data."""
-        return self._spent("data")
-
-    def saving(self) -> AbstractContextManager[None]:
-        """The time inside is spent waiting for checkpoints."""
-        return self._spent("save")
+    def _restart(self) -> None:
+        self._steps, self._tokens, self._flops = 0, 0, 0.0
+        self._waited, self._since = dict.fromkeys(("data", "save", "eval"), 0.0), time.perf_counter()
 
     @contextlib.contextmanager
-    def _spent(self, on: str) -> Iterator[None]:
+    def waiting(self, on: Literal["data", "save", "eval"]) -> Iterator[None]:
+        """The time inside is spent on data, on checkpoints, or on evaluations and samples."""
         start = time.perf_counter()
         yield
         if self._steps is not None:
             self._waited[on] += time.perf_counter() - start
 
     def read(self) -> dict[str, float]:
-        """The measures (nan where no step was timed), and a new start."""
-        seconds = max(time.perf_counter() - self._since, 1e-9)
-        measures = {
-            "steps_per_second": self._steps / seconds if self._steps else math.nan,
-            **{f"{on}_wait": waited / seconds for on, waited in self._waited.items()},
-        }
-        self.restart()
-        return measures
+        """The measures (nan where no step was timed), and a new start.
+
+        `steps_per_second`; `tokens_per_second`, where tokens are counted; `mfu`, the model's FLOPs over those of the
+        devices, where these are known; the shares `data_wait`, `save_wait`, `eval_wait` of the time, and `goodput`,
+        what they leave to the steps. Speeds leave evaluations out, shares do not.
+        """
+        total = max(time.perf_counter() - self._since, 1e-9)
+        seconds = max(total - self._waited["eval"], 1e-9)
+        shares = {f"{on}_wait": waited / total for on, waited in self._waited.items()}
+        measures = {"steps_per_second": self._steps / seconds if self._steps else math.nan}
+        if self._tokens:
+            measures["tokens_per_second"] = self._tokens / seconds
+        if self._flops and self._peak:
+            measures["mfu"] = self._flops / seconds / self._peak
+        self._restart()
+        return {**measures, **shares, "goodput": 1.0 - sum(shares.values())}
 
 
-def progress_line(
-    step: int,
-    steps: int,
-    loss: float,
-    steps_per_second: float,
-    data_wait: float,
-    save_wait: float,
-    stream: Any = None,
-) -> None:
+def progress_line(step: int, steps: int, loss: float, speed: Mapping[str, float], stream: Any = None) -> None:
     """Step, loss, speed, time left, shares of time spent waiting; one rewritten line in a terminal."""
     stream = stream or sys.stderr
-    speed = "?"
-    if steps_per_second > 0:
-        minutes, seconds = divmod(round((steps - step) / steps_per_second), 60)
+    said = "?"
+    if speed["steps_per_second"] > 0:
+        minutes, seconds = divmod(round((steps - step) / speed["steps_per_second"]), 60)
         left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-        speed = f"{steps_per_second:.3g} steps/s  {left} left  data {data_wait:.0%}  saving {save_wait:.0%}"
-    text = f"step {step}/{steps}  loss {loss:.4g}  {speed}"
+        used = f"  MFU {speed['mfu']:.0%}" if "mfu" in speed else ""
+        waits = f"data {speed['data_wait']:.0%}  saving {speed['save_wait']:.0%}"
+        said = f"{speed['steps_per_second']:.3g} steps/s{used}  {left} left  {waits}"
+    text = f"step {step}/{steps}  loss {loss:.4g}  {said}"
     if stream.isatty():
         stream.write("\r\033[K" + text + ("\n" if step == steps else ""))
     else:

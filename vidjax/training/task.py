@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 
 from vidjax.config import TrainConfig
 from vidjax.typing import Params, PyTree
+from vidjax.video import Video
 
 
 class Task(NamedTuple):
@@ -24,8 +25,11 @@ class Task(NamedTuple):
     evaluate: `(EMA params, key) -> {name: float}`, now and then and at the end, with the same key every time.
     rules: `(path regex, PartitionSpec)` of the parameters, first match wins.
     export: `(EMA params, folder)`, writes the published layout.
-    start: `abstract params -> params`, in place of `init` where a run starts from published weights;
-      the abstract arrays carry shape, dtype and sharding.
+    start: `(abstract params, key) -> params`, in place of `init` where a run does not start from what that draws;
+      the abstract arrays carry shape, dtype and sharding. A run that goes on does without.
+    tokens: `batch -> number` of tokens that a step works on, from its shapes, for tokens per second.
+    sample: `(EMA params, key) -> {what it shows: Video}`, to look at, with the same key every time. All processes call
+      it, and each gets all of it.
     frozen: parameters that are not trained, laid out over the mesh; `loss` finds them in its `params`, beside the
       trained ones and under names of their own.
     """
@@ -37,7 +41,9 @@ class Task(NamedTuple):
     evaluate: Callable[[Params, Any], dict[str, float]] | None = None
     rules: tuple[tuple[str, PartitionSpec], ...] = ((".*", PartitionSpec()),)
     export: Callable[[Params, Path], None] | None = None
-    start: Callable[[PyTree], Params] | None = None
+    start: Callable[[PyTree, Any], Params] | None = None
+    tokens: Callable[[dict[str, Any]], int] | None = None
+    sample: Callable[[Params, Any], dict[str, Video]] | None = None
     frozen: Mapping[str, Params] = MappingProxyType({})
 
 

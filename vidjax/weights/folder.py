@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jax.typing import DTypeLike
 
-from vidjax.errors import WeightsError
+from vidjax.config import describe, is_of
+from vidjax.errors import InputError, WeightsError
 from vidjax.models import clip, t5
 from vidjax.models.wan import denoiser, vae
 from vidjax.models.wan.weights import Tensor, abstract_params, published_tree, spellings
@@ -64,13 +65,25 @@ def read_config(folder: Path, part: str) -> Any:
     """Configuration of a part; fields that its dataclass does not have are ignored.
 
     Raises:
-      WeightsError: no ``config.json``, or not JSON.
+      WeightsError: no ``config.json``, or not JSON, or a value of another type, or an autoencoder's stages do not
+        fit together.
     """
     kind = CONFIG_TYPE[part]
     values = read_json(folder / part / "config.json")
-    known = {f.name for f in dataclasses.fields(kind)}
-    freeze = lambda v: tuple(v) if isinstance(v, list) else v  # noqa: E731
-    return kind(**{k: freeze(v) for k, v in values.items() if k in known})
+    types = get_type_hints(kind)
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in types}
+    wrong = [
+        f"{k} is {json.dumps(values[k])}, not {describe(types[k])}" for k, v in fields.items() if not is_of(v, types[k])
+    ]
+    if wrong:
+        raise WeightsError(f"{folder / part / 'config.json'}: {'; '.join(wrong)}")
+    config = kind(**fields)
+    if part == "vae":
+        try:
+            vae.check_config(config)
+        except InputError as error:
+            raise WeightsError(f"{folder / part}: {error}") from error
+    return config
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The autoencoder against the published one, in chunks and whole."""
 
+import dataclasses
 import functools
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vidjax.errors import InputError
 from vidjax.models.wan import vae
 from vidjax.parallel.mesh import make_mesh
 from vidjax.weights import folder
@@ -136,28 +138,32 @@ def test_one_frame_is_a_clip():
     close(decode(params, None, latents[:, :1])[0], decode(params, None, latents)[0][:, :1], 1e-5)
 
 
-@pytest.mark.parametrize("time_stride", [1, 2])
-def test_convolution_forms_agree(time_stride):
-    """CPUs run the folded form, TPUs and GPUs the direct one: tested here, they must be the same there."""
-    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 4, 3))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 3, 5))
-    space = ((1, 1), (1, 1))
-
-    def value(form, x, kernel):
-        y = form(x, kernel)
-        return jnp.mean(y**2), y
-
-    def direct(x, kernel):
-        return vae._direct_conv(x, kernel, time_stride, space)
-
-    def chosen(x, kernel):
-        return vae.conv3d(x, kernel, time_stride)
-
-    outcomes = [
-        jax.value_and_grad(functools.partial(value, f), (0, 1), has_aux=True)(x, kernel) for f in (direct, chosen)
-    ]
-    for expected, found in zip(*map(jax.tree.leaves, outcomes), strict=True):
-        close(found, expected, 1e-5)
+@pytest.mark.parametrize(
+    ("blocks", "dims", "fits"),
+    [
+        (0, (1, 1, 1), True),
+        (0, (1, 2, 2), False),
+        (0, (2, 2, 2), False),
+        (1, (1, 2, 2), True),
+        (1, (1, 8, 4), True),
+        (1, (1, 2, 4), False),
+        (1, (1, 3, 3), False),
+        (1, (1, 4, 32, 32), False),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(blocks, dims, fits):
+    """Just what would end in a shape error inside a shortcut, of the encoder or, in the last one, of the decoder."""
+    config = dataclasses.replace(TINY, base_dim=2, dim_mult=dims, num_res_blocks=blocks)
+    config = dataclasses.replace(config, temperal_downsample=(False, True, True)[: len(dims) - 1])
+    build = functools.partial(jax.eval_shape, functools.partial(vae.init, config), jax.random.key(0))
+    if fits:
+        vae.check_config(config)
+        build()
+        return
+    with pytest.raises(InputError, match="give num_res_blocks=1" if blocks == 0 else "as in"):
+        vae.check_config(config)
+    with pytest.raises((TypeError, ValueError)):
+        build()
 
 
 @pytest.mark.parametrize("p", [1, 2, 4])

@@ -1,0 +1,100 @@
+"""Windows of longer clips: a model that is rolled out must have seen what it is then given."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidjax.config import TrainConfig
+from vidjax.data.buckets import Bucketed
+from vidjax.data.shapes import scene_to_json, training_scene
+from vidjax.data.source import ClipData
+from vidjax.errors import InputError
+from vidjax.training import denoiser
+from vidjax.training.denoiser import DenoiserTask
+from vidjax.training.flow_matching import flow_loss, given_frames
+from vidjax.training.windows import cut_window, first_windows
+
+CLIP = np.arange(9, dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 2, 4), np.float32)
+
+
+def test_windows_begin_everywhere():
+    """Samples that only began with their clip would never show a later latent frame at position 0."""
+    rng = np.random.default_rng(0)
+    cuts = [cut_window(CLIP, 5, 0.5, rng) for _ in range(4000)]
+    starts = np.asarray([window[0, 0, 0, 0] for window, _ in cuts])
+    for window, later in cuts[:100]:
+        np.testing.assert_array_equal(np.diff(window[:, 0, 0, 0]), 1)
+        assert window.shape == (5, 1, 2, 4)
+        assert later == (window[0, 0, 0, 0] > 0)
+    shares = np.bincount(starts.astype(int), minlength=5) / len(cuts)
+    np.testing.assert_allclose(shares, [0.5, *[0.125] * 4], atol=0.03)
+
+
+@pytest.mark.parametrize("frames", [9, 12])
+def test_clip_that_fits_is_whole(frames):
+    """Called later, its first latent frame would teach that such a one can follow others."""
+    window, later = cut_window(CLIP, frames, 1.0, np.random.default_rng(0))
+    np.testing.assert_array_equal(window, CLIP)
+    assert not later
+
+
+def test_later_windows_are_given_something():
+    """With nothing given the model would learn that clips begin with a latent frame of four frames."""
+    later = jnp.arange(30_000) % 2 == 1
+    count = np.asarray(given_frames(jax.random.key(0), 30_000, 5, 0.3, later)).sum(axis=1)
+    np.testing.assert_allclose(np.bincount(count[1::2], minlength=5) / 15_000, [0, *[0.25] * 4], atol=0.02)
+    np.testing.assert_array_equal(count[::2], np.asarray(given_frames(jax.random.key(0), 30_000, 5, 0.3)).sum(1)[::2])
+
+
+def test_loss_knows_later_windows():
+    """The batch says which they are; with nothing else given, they alone have frames at time 0."""
+    times = []
+
+    def velocity(params, batch, x, t):
+        times.append(np.asarray(t))
+        return x
+
+    batch = {"latents": jnp.ones((8, 5, 1, 2, 4)), "later": jnp.arange(8) < 3}
+    flow_loss(velocity, {}, batch, jax.random.key(0), 0.7, 0.0)
+    np.testing.assert_array_equal((times[0] == 0).any(axis=1), batch["later"])
+
+
+@pytest.fixture
+def task(tiny, monkeypatch):
+    monkeypatch.setattr(denoiser, "TOKENIZER_CAPTIONS", 200)
+    config, data = tiny.config, ClipData(num_clips=32)
+    return DenoiserTask("", config.transformer, config.text_encoder, config.sampling, data, window=3, later_share=0.5)
+
+
+def test_task_cuts_its_samples(task):
+    """Each sample is of the window's length, and a function of its generator alone."""
+    tokenizer = task.tokenizer()
+    example = {"latents": CLIP.astype(np.float16), "scene": scene_to_json(training_scene(0, 0))}
+    rows = [task.transform(tokenizer, example, np.random.default_rng(seed)) for seed in (0, 0, 1, 2, 3, 4, 5)]
+    np.testing.assert_array_equal(rows[0]["latents"], rows[1]["latents"])
+    assert {row["latents"].shape for row in rows} == {(3, 1, 2, 4)}
+    assert {bool(row["later"]) for row in rows} == {False, True}
+    whole = dataclasses.replace(task, window=None).transform(tokenizer, example, np.random.default_rng(0))
+    assert "later" not in whole
+    np.testing.assert_array_equal(whole["latents"], CLIP)
+    np.testing.assert_array_equal(whole["tokens"], rows[0]["tokens"])
+
+
+def test_window_is_what_is_sampled(task, tiny_folder):
+    """A model that is sampled in other windows than it learnt would go on badly."""
+    wrong = dataclasses.replace(task, vae=str(tiny_folder), window=4)
+    with pytest.raises(InputError, match=r"window=4: .* sampling.num_frames=9, .* nearest: 3"):
+        wrong.make(TrainConfig(wrong, steps=1, batch_size=1))
+
+
+def test_judged_on_beginnings():
+    """Held-out losses must not depend on where a window was cut."""
+    source = [{"latents": CLIP, "scene": "a"}, {"latents": CLIP[:2], "scene": "b"}]
+    for wrapped in (first_windows(source, 3), first_windows(Bucketed((source[:1], source[1:])), 3)):
+        assert len(wrapped) == 2
+        np.testing.assert_array_equal(wrapped[0]["latents"], CLIP[:3])
+        assert wrapped[1]["latents"].shape[0] == 2
+        assert [wrapped[i]["scene"] for i in range(2)] == ["a", "b"]

@@ -1,0 +1,92 @@
+"""The command line: chooses the command, one file each, and says in one line what a user got wrong."""
+
+import contextlib
+import io
+import itertools
+import os
+import select
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any, Union
+
+import tyro
+
+from vidjax.cli import benchmark, data, evaluate, export, generate, plan, train
+from vidjax.errors import InputError
+
+COMMANDS = {
+    "generate": (generate.Generate, generate.run),
+    "data": (data.Data, data.run),
+    "train": (train.Train, train.run),
+    "export": (export.Export, export.run),
+    "evaluate": (evaluate.Evaluate, evaluate.run),
+    "benchmark": (benchmark.Benchmark, benchmark.run),
+    "plan": (plan.Plan, plan.run),
+}
+"""The flags of each, and what runs it; in the order of the help."""
+
+
+def main() -> None:
+    """Entry point: errors that a user can cause are one line on standard error and exit code 2."""
+    warnings.showwarning = _show_warning
+    try:
+        try:
+            run(parse())
+        finally:
+            sys.stdout.flush()
+    except InputError as error:
+        print(f"vidjax: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("vidjax: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        # What is left goes nowhere, or Python would try once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as a shell says of what SIGPIPE ends
+
+
+def run(command: Any) -> None:
+    """Does what a command of `parse` asks for."""
+    dict(COMMANDS.values())[type(command)](command)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Any:
+    """The command that these words, or those of this process, ask for.
+
+    Raises:
+      InputError: they ask for none.
+    """
+    choice = tuple(Annotated[flags, tyro.conf.subcommand(name)] for name, (flags, _) in COMMANDS.items())
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                Union[choice],  # noqa: UP007
+                args=arguments,
+                prog="vidjax",
+                description="Text to video and image to video in JAX.",
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        # Out of its box, and without the help that follows the first paragraph.
+        lines = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
+        first = itertools.takewhile(lambda line: line and not line.startswith("─"), lines)
+        raise InputError(f"{' '.join(first).rstrip('.')}; see vidjax --help") from None
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as after ``| head -1``."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    if issubclass(category, UserWarning):
+        print(f"vidjax: {message}", file=sys.stderr)

@@ -1,0 +1,5 @@
+"""``python -m vidjax.cli``."""
+
+from vidjax.cli import main
+
+main()

@@ -1,0 +1,38 @@
+"""``vidjax benchmark``: speed on this machine."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Measure speed on this machine against its own limits."""
+
+    what: tyro.conf.Positional[Literal["load", "train"]]
+    """load: reading weights, against reading their files from one end to the other; train: a denoiser's training
+    step, against the PyTorch reference's where that is installed."""
+    size_gb: float = 2.0
+    """load: about how much is read, in 10^9 bytes; it is written first, and removed."""
+    dir: Path | None = None
+    """load: a folder on the disk to measure; left out: the system's place for temporary files."""
+    dtype: str = "bfloat16"
+    """load: bfloat16 or float32: how the weights are stored."""
+    steps: int = 5
+    """train: how many are timed."""
+    json: bool = False
+    """Print JSON."""
+
+
+def run(command: Benchmark) -> None:
+    """``vidjax benchmark``."""
+    from vidjax import benchmark
+
+    if command.what == "load":
+        report = benchmark.load(command.size_gb, command.dir, command.dtype)
+    else:
+        report = benchmark.train(command.steps)
+    print(json.dumps(dataclasses.asdict(report)) if command.json else report)

@@ -1,0 +1,209 @@
+"""``vidjax generate``: one clip, or many from a file."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vidjax.cli.compilation_cache import keep_compiled
+from vidjax.cli.processes import Processes, join
+from vidjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate:
+    """Make a clip from a sentence, and perhaps a picture; or many, from a file."""
+
+    prompt: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")] = None
+    """What is to be seen."""
+    then: Annotated[tuple[tuple[float, str], ...], tyro.conf.arg(metavar="SECONDS PROMPT ...")] = ()
+    """What is to be seen from a second on, in place of PROMPT."""
+    batch: Path | None = None
+    """A file of requests in place of PROMPT, one JSON object a line; flags hold where a line says nothing."""
+    out_dir: Path | None = None
+    """The folder for the clips of --batch and their manifest.jsonl; the same line again goes on where it stopped."""
+    model: str | None = None
+    """A folder in the published layout or a Hugging Face hub id; left out: the bundled model."""
+    loras: tuple[str, ...] = ()
+    """Files of changes to the denoiser, each as FILE or FILE=STRENGTH."""
+    loras_2: tuple[str, ...] = ()
+    """The same for the second denoiser, of models with two."""
+    offload: bool = False
+    """Keep the denoisers in the host's memory while they do not run."""
+    out: Path = Path("out.mp4")
+    """The file to write: .mp4, .gif, or .png for a sheet of frames; a long clip that was stopped goes on when the
+    same line is given again."""
+    image: Path | None = None
+    """A picture to start from: the first frame."""
+    last_image: Path | None = None
+    """The last frame, for models that are trained for it."""
+    negative_prompt: str = ""
+    """What to lead away from."""
+    height: int | None = None
+    """Pixels."""
+    width: int | None = None
+    """Pixels."""
+    num_frames: int | None = None
+    """1 + 4 n."""
+    duration: float | None = None
+    """Seconds, in place of --num-frames: minutes too, of the bundled model, TI2V and image-to-video models."""
+    fps: float | None = None
+    """Frames per second."""
+    num_inference_steps: int | None = None
+    """Steps from noise to video, 1 to 1000."""
+    guidance_scale: float | None = None
+    """How strictly the prompt is followed; 1 turns guidance off."""
+    guidance_scale_2: float | None = None
+    """The same for the second denoiser, of models with two."""
+    guidance: str = "cfg"
+    """cfg, cfg-zero or apg."""
+    guidance_interval: Annotated[tuple[float, float], tyro.conf.arg(metavar="LOW HIGH")] = (0.0, 1.0)
+    """Diffusion times, 1 noise and 0 video, between which there is guidance."""
+    flow_shift: float | None = None
+    """Above 1, more of the steps go to high noise."""
+    solver: str = "unipc"
+    """unipc, euler or heun."""
+    grid: str = "folder"
+    """Spacing of the steps: folder or original."""
+    seed: int = 0
+    """Another number, another clip."""
+    dtype: str = "float32"
+    """float32 or bfloat16."""
+    progress: bool = True
+    """Say what is to be made, and show a progress bar."""
+    dry_run: bool = False
+    """Say it, and what memory it takes, and make nothing; what is compiled for that is kept."""
+    mesh: str | None = None
+    """Devices to spread over, as data=-1,fsdp=4 (axes data, fsdp, context, tensor); left out: one, or in several
+    processes data=-1."""
+    processes: tyro.conf.OmitArgPrefixes[Processes] = Processes()
+
+
+def run(command: Generate) -> None:
+    """``vidjax generate``."""
+    from vidjax.video import check_writable
+
+    if command.batch is not None:
+        return _run_batch(command)
+    if command.prompt is None:
+        raise InputError("give PROMPT, or --batch FILE with --out-dir DIR; see vidjax generate --help")
+    if command.out_dir is not None:
+        raise InputError("--out-dir goes with --batch; for one clip give --out FILE")
+    with join(command.processes) as process:
+        if process == 0:
+            check_writable(command.out)
+        start = time.perf_counter()
+        keep_compiled()
+        from vidjax import forecast
+        from vidjax.clip_file import make_file
+        from vidjax.generation import Watch
+        from vidjax.model import load
+        from vidjax.request import make_request
+
+        model = load(command.model, mesh=_mesh(command), **_loading(command))
+        stages = {"loading": time.perf_counter() - start}
+
+        def on_stage(name: str, seconds: float) -> None:
+            stages[name] = stages.get(name, 0.0) + seconds
+
+        settings = {name: getattr(command, name) for name in _settings()}
+        prompt = {0.0: command.prompt, **_later(command.then)} if command.then else command.prompt
+        request = make_request(model, prompt, **settings)
+        if command.dry_run:
+            said = f"{forecast.outline(request)}\nmemory: {forecast.memory(model, request)}"
+            return print(said) if process == 0 else None
+        progress = command.progress and process == 0
+        if progress:
+            print(f"vidjax: {forecast.outline(request)}", file=sys.stderr)
+        make_file(model, request, command.out, Watch(progress, on_stage))
+        if process > 0:
+            return
+        length = f"{request.num_frames} frames of {request.width}x{request.height}"
+        print(f"{command.out}: {length}, {request.num_frames / request.fps:.1f} s")
+        print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()))
+
+
+def _later(then: Sequence[tuple[float, str]]) -> dict[float, str]:
+    """The prompts by the second from which they hold."""
+    for i, (start, _) in enumerate(then):
+        if start <= 0 or start in [other for other, _ in then[:i]]:
+            raise InputError(f"--then {start:g}: seconds above 0 are needed, and each once")
+    return dict(then)
+
+
+def _run_batch(command: Generate) -> None:
+    """``vidjax generate --batch``."""
+    if command.prompt is not None:
+        raise InputError("PROMPT and --batch: give one of them")
+    if command.out_dir is None:
+        raise InputError("--batch needs --out-dir DIR, the folder for its clips")
+    if command.then or command.dry_run:
+        raise InputError("--then and --dry-run are for one clip, and go with PROMPT")
+    if command.out != Generate.out:
+        raise InputError("--out is for one clip; with --batch give --out-dir DIR")
+    from vidjax import campaign
+    from vidjax.model import load
+
+    given = {name: getattr(command, name) for name in _settings() if getattr(command, name) != getattr(Generate, name)}
+    defaults = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    jobs = campaign.read_jobs(command.batch, defaults)
+    loading = _loading(command)
+
+    def report(line: dict) -> None:
+        if "error" in line:
+            print(f"vidjax: {line['id']}: {line['error']}", file=sys.stderr)
+        elif command.progress:
+            print(f"{command.out_dir / line['file']}: {line['prompt']}, {line['seconds']:.1f} s", flush=True)
+
+    source = {name: loading[name] for name in ("loras", "loras_2") if loading[name]}
+    with join(command.processes) as process:
+        keep_compiled()
+        model = load(command.model, mesh=_mesh(command), **loading)
+        done = campaign.run(model, jobs, command.out_dir, source=source, on_clip=report)
+        if process == 0:
+            counts = f"{done.made} clips made, {done.found} were there, {done.failed} could not be made"
+            print(f"{command.out_dir}: {counts}; see {campaign.MANIFEST}")
+    if done.failed:
+        sys.exit(1)
+
+
+def _mesh(command: Generate) -> Any:
+    """The mesh asked for; in several processes there must be one."""
+    import jax
+
+    from vidjax.parallel.mesh import make_mesh, parse_mesh
+
+    if command.mesh is not None:
+        return make_mesh(**parse_mesh(command.mesh))
+    return make_mesh(data=-1) if jax.process_count() > 1 else None
+
+
+def _loading(command: Generate) -> dict:
+    """What ``load`` is told beside the model's name."""
+    strengths = {"loras": _strengths(command.loras), "loras_2": _strengths(command.loras_2)}
+    return {"dtype": command.dtype, "offload": command.offload, **strengths}
+
+
+def _settings() -> list[str]:
+    """The flags that are arguments of ``vidjax.generate``."""
+    others = {"prompt", "then", "batch", "out_dir", "out", "model", "dtype", "loras", "loras_2", "offload", "progress"}
+    others |= {"mesh", "processes", "dry_run"}
+    return [field.name for field in dataclasses.fields(Generate) if field.name not in others]
+
+
+def _strengths(loras: Sequence[str]) -> dict[str, float]:
+    strengths = {}
+    for item in loras:
+        name, equals, strength = item.rpartition("=")
+        file = name if equals else item
+        if file in strengths:
+            raise InputError(f"loras {item}: {file} is given twice; give it once, with the strength of both")
+        try:
+            strengths[file] = float(strength) if equals else 1.0
+        except ValueError:
+            raise InputError(f"loras {item}: FILE or FILE=STRENGTH is expected, the strength a number") from None
+    return strengths

@@ -1,0 +1,36 @@
+"""``vidjax train``: a training run, begun or gone on with."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from vidjax.cli.compilation_cache import keep_compiled
+from vidjax.cli.processes import Processes, join
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train as a configuration says; the same line again goes on where it stopped."""
+
+    config: tyro.conf.Positional[Path]
+    """A Python file with get_config()."""
+    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Settings to change, as key=value or a.b=value."""
+    workdir: tyro.conf.OmitArgPrefixes[str] = dataclasses.field(kw_only=True)
+    """Where checkpoints, metrics and the finished model go."""
+    smoke: bool = False
+    """Shrink everything: tens of steps in seconds."""
+    processes: tyro.conf.OmitArgPrefixes[Processes] = Processes()
+
+
+def run(command: Train) -> None:
+    """``vidjax train``."""
+    from vidjax.config import load_config
+
+    config = load_config(command.config, command.overrides)
+    with join(command.processes):
+        keep_compiled()
+        from vidjax.training import train
+
+        train(config, command.workdir, smoke=command.smoke)

@@ -1,0 +1,68 @@
+"""A clip straight to its file: frame by frame as it is decoded, and a long one so that it can be stopped and go on."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vidjax.generation import Watch, frames_of
+from vidjax.model import Model
+from vidjax.request import Request
+from vidjax.typing import UInt8
+from vidjax.unfinished import Unfinished, describe, open_folder, until_whole
+from vidjax.video import Video, check_writable, open_writer
+
+
+def part_folder(out: Path) -> Path:
+    """Where the finished windows of a clip are until its file is whole."""
+    return out.with_name(f"{out.name}.part")
+
+
+def make_file(model: Model, request: Request, out: Path, watch: Watch) -> None:
+    """Writes the clip of a request for one clip; an mp4 is never in memory whole, a gif or png is.
+
+    A clip of several windows keeps the finished ones in ``part_folder(out)`` until the file is there; after Ctrl-C or
+    a kill the same call goes on with these. Of several processes the first one writes, and nothing is kept.
+
+    Raises:
+      InputError: the file cannot be written, or that folder holds another clip.
+    """
+    alone = jax.process_count() == 1
+    folder = part_folder(out)
+    kept = None
+    if alone and (request.rollout.count > 1 or folder.exists()):
+        kept = open_folder(folder, describe(model, request))
+    with contextlib.nullcontext() if kept is None else until_whole(kept):
+        frames = (chunk[0] for chunk in frames_of(model, [request], watch, kept))
+        if jax.process_index() > 0:
+            for _ in frames:
+                pass
+        elif out.suffix.lower() == ".mp4":
+            _write_mp4(frames, request, out, kept, watch)
+        else:
+            video = Video(np.concatenate(list(frames)), request.fps)
+            start = time.perf_counter()
+            video.save(out)
+            watch.on_stage("writing", time.perf_counter() - start)
+
+
+def _write_mp4(
+    frames: Iterator[UInt8[np.ndarray, "n H W 3"]], request: Request, out: Path, kept: Unfinished | None, watch: Watch
+) -> None:
+    # In the folder that goes away: what a kill leaves of it goes with it.
+    file = out if kept is None else kept.folder / "clip.mp4"
+    check_writable(out)
+    with open_writer(file, request.fps, request.height, request.width) as writer:
+        seconds = 0.0
+        for chunk in frames:
+            start = time.perf_counter()
+            writer.write(chunk)
+            seconds += time.perf_counter() - start
+        start = time.perf_counter()
+    if file != out:
+        os.replace(file, out)
+    watch.on_stage("writing", seconds + time.perf_counter() - start)

@@ -1,0 +1,91 @@
+"""What a clip will take, said before it is made: windows, steps, frames, and the memory that the compiler foresees."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidjax.diffusion import sampling
+from vidjax.diffusion.solvers import SOLVERS
+from vidjax.encoding import make_condition
+from vidjax.generation import decode_chunk, on_mesh
+from vidjax.model import Model, denoiser_params, spread_batch
+from vidjax.request import Request
+from vidjax.sampler import make_legs, needed, run_steps, text_contexts
+from vidjax.typing import Array, PyTree
+
+GIB = 2**30
+
+
+def outline(request: Request) -> str:
+    """The plan in a line."""
+    rollout, steps = request.rollout, request.schedule.num_steps
+    windows = "1 window" if rollout.count == 1 else f"{rollout.count} windows"
+    size = f"{request.width}x{request.height}, {request.num_frames / request.fps:.1f} s"
+    return f"{windows} of {rollout.frames(rollout.size)} frames, {steps} steps each: {request.num_frames} of {size}"
+
+
+class Memory(NamedTuple):
+    """Bytes on the fullest device: all that lies there while a program runs, and its own intermediate results.
+
+    ``parameters`` is what lies there throughout. The programs' code, and what the host holds, are not counted.
+    """
+
+    parameters: int
+    sampling: int
+    decoding: int
+
+    def __str__(self) -> str:
+        parameters, sampling, decoding = (f"{value / GIB:.2f} GiB" for value in self)
+        return f"parameters {parameters}, sampling {sampling} in all, decoding {decoding} in all, on each device"
+
+
+def memory(model: Model, request: Request) -> Memory:
+    """Compiles the step and the decoder of a request, and runs neither; words and pictures are encoded."""
+    window = request.window(0)
+    resident = {part: _bytes(params) for part, params in model.params.items()}
+    if model.offload:
+        resident = {part: size for part, size in resident.items() if not part.startswith("transformer")}
+    with on_mesh(model):
+        condition = make_condition(model, window)
+        x = spread_batch(model, jnp.zeros_like(condition.given))
+        walks = []
+        for leg in make_legs(model.config, request.schedule, request.guidance_scales):
+            own = _step(model, window, condition, x, leg)
+            walks.append(own + sum(size for part, size in resident.items() if part != leg.part))
+        decoding = _decoder(model, x[:, :1]) + sum(size for part, size in resident.items() if part != "vae")
+    return Memory(sum(resident.values()), max(walks), decoding)
+
+
+def _step(model: Model, request: Request, condition: Any, x: Array, leg: Any) -> int:
+    solver = SOLVERS[request.solver]
+    params = denoiser_params(model, leg.part)
+    contexts = text_contexts(model.config, params, condition, *needed(leg.scale, request.guidance))
+    row = sampling.steps(solver.plan(request.schedule), leg.first, leg.first + 1)
+    step = functools.partial(run_steps.lower, model.config, request.solver, request.guidance)
+    return _need(step(params, contexts, condition, jnp.float32(leg.scale), solver.init(x), row).compile())
+
+
+def _decoder(model: Model, latents: Array) -> int:
+    """Of a latent frame behind the first: four frames come of it."""
+    asked = model.config, model.params["vae"]
+    first = decode_chunk.lower(*asked, None, latents).compile()
+    shapes = jax.eval_shape(functools.partial(decode_chunk, model.config), model.params["vae"], None, latents)[1]
+    cache = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, first.output_shardings[1]
+    )
+    return max(_need(first), _need(decode_chunk.lower(*asked, cache, latents).compile()))
+
+
+def _need(compiled: Any) -> int:
+    """Bytes on a device while it runs."""
+    found = compiled.memory_analysis()
+    taken = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+    return taken - found.alias_size_in_bytes
+
+
+def _bytes(tree: PyTree) -> int:
+    """Bytes of arrays on one of their devices."""
+    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

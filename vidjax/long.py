@@ -1,0 +1,101 @@
+"""Clips longer than a model's own: made in windows, each of which is given the end of the one before.
+
+A model that takes given frames goes on from clean latents, as in Diffusion Forcing (Chen et al., 2407.01392): no trip
+through pixels. An image-to-video model goes on from the last frame that was decoded.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from vidjax.errors import InputError
+from vidjax.model import ModelConfig
+
+GIVEN = 2
+"""Latent frames that a window is given of the one before: eight frames, enough to tell how things move."""
+
+MAX_FRAMES = 1 + 2**20
+
+
+class Rollout(NamedTuple):
+    """``length`` latent frames, made in windows of ``size``; each but the first is given ``overlap`` of them.
+
+    All but the first latent frame are ``ratio`` frames.
+    """
+
+    length: int
+    size: int
+    overlap: int
+    ratio: int
+
+    @property
+    def count(self) -> int:
+        """How many windows there are."""
+        return 1 + max(0, -(-(self.length - self.size) // (self.size - self.overlap)))
+
+    def frames(self, latent_frames: int) -> int:
+        """How many frames the first so many latent frames are."""
+        return max(0, 1 + self.ratio * (latent_frames - 1))
+
+    def first(self, i: int) -> int:
+        """The latent frame of the clip that is the first new one of window ``i``."""
+        return i * (self.size - self.overlap) + (self.overlap if i else 0)
+
+    def new(self, i: int) -> slice:
+        """The latent frames of window ``i`` that are not given, without those behind the end of the clip."""
+        start = self.overlap if i else 0
+        return slice(start, min(self.size, start + self.length - self.first(i)))
+
+
+def continues(config: ModelConfig) -> Literal["latents", "frame"] | None:
+    """What a window of this model goes on from: the latents of the one before, its last frame, or nothing can."""
+    if window_frames(config) == 1:
+        return None
+    if config.pictures == "frames":
+        return "latents"
+    return "frame" if config.pictures == "channels" and config.num_pictures[0] < 2 else None
+
+
+def window_frames(config: ModelConfig) -> int:
+    """Frames of a window: the model's own number, which it is trained for."""
+    return config.sampling.num_frames
+
+
+def make_rollout(config: ModelConfig, num_frames: int) -> Rollout:
+    """How a clip is made; one that fits a window is one window of its own size.
+
+    Raises:
+      InputError: the clip is longer than a window, and the model cannot go on.
+    """
+    ratio, most = config.vae.temporal_factor, window_frames(config)
+    length, size = (1 + (frames - 1) // ratio for frames in (num_frames, most))
+    if length <= size:
+        return Rollout(length, length, 0, ratio)
+    chained = continues(config)
+    if chained is None:
+        raise InputError(
+            f"a clip of {num_frames} frames: this model makes up to {most}; the bundled model, Wan's TI2V-5B and its "
+            f"image-to-video models can go on from there; nearest: {most}"
+        )
+    return Rollout(length, size, min(GIVEN, size - 1) if chained == "latents" else 1, ratio)
+
+
+def texts_by_window(script: Sequence[tuple[float, str]], rollout: Rollout, fps: float) -> tuple[str, ...]:
+    """The text of each window, from (second, text) in order, the first at 0: that of the middle of its new frames.
+
+    Raises:
+      InputError: a text would hold for no window.
+    """
+    chosen = []
+    for i in range(rollout.count):
+        # The last window's is that of a whole one: a longer clip must begin as a shorter one.
+        middle = sum(rollout.frames(rollout.first(j)) for j in (i, i + 1)) / 2 / fps
+        chosen.append(max(n for n, (start, _) in enumerate(script) if start <= middle))
+    for n, (start, _) in enumerate(script):
+        if n not in chosen:
+            piece = (rollout.size - rollout.overlap) * rollout.ratio / fps
+            raise InputError(
+                f"prompt from {start:g} s on: it would hold nowhere in a clip of "
+                f"{rollout.frames(rollout.length) / fps:.1f} s; a clip is made in pieces of {piece:.1f} s, and each "
+                "prompt needs one of its own"
+            )
+    return tuple(script[n][1] for n in chosen)

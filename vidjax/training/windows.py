@@ -1,0 +1,49 @@
+"""Windows cut out of longer clips: what a model learns from that is to go on where another window ended.
+
+The first latent frame of a clip holds one frame, every later one four. In a window from the middle of a clip position
+0 is of the later kind, as it is where a long clip is rolled out (``vidjax.long``).
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from vidjax.data.buckets import Bucketed
+from vidjax.typing import Float
+
+
+def cut_window(
+    latents: Float[np.ndarray, "f h w z"], frames: int, later_share: float, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "g h w z"], bool]:
+    """``frames`` latent frames of a clip, and whether they begin after its first.
+
+    In ``later_share`` of the samples they begin anywhere behind it, in the others with it; a clip that is no longer
+    than a window is left whole.
+    """
+    behind = len(latents) - frames
+    later, start = rng.random() < later_share, rng.integers(max(behind, 1))
+    start = 1 + start if later and behind > 0 else 0
+    return latents[start : start + frames], bool(start > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstWindows:
+    """Examples of a source, with the first ``frames`` latent frames of their ``latents``."""
+
+    source: Any
+    frames: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.source[index]
+        return {**example, "latents": example["latents"][: self.frames]}
+
+
+def first_windows(source: Any, frames: int) -> Any:
+    """A source of latents, bucketed or not, as clips that begin are sampled: what a model is judged on."""
+    if isinstance(source, Bucketed):
+        return Bucketed(tuple(FirstWindows(one, frames) for one in source.sources))
+    return FirstWindows(source, frames)
