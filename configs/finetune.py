@@ -22,5 +22,6 @@ def get_config() -> TrainConfig:
         mesh=MeshConfig(fsdp=-1),
         log_every=10,
         eval_every=500,
+        sample_every=500,
         save_every=500,
     )

@@ -23,5 +23,6 @@ def get_config() -> TrainConfig:
         ema_decay=0.98,
         log_every=50,
         eval_every=200,
+        sample_every=200,
         save_every=200,
     )

@@ -48,5 +48,6 @@ def get_config() -> TrainConfig:
         ema_decay=0.998,
         log_every=50,
         eval_every=500,
+        sample_every=500,
         save_every=500,
     )

@@ -35,5 +35,6 @@ def get_config() -> TrainConfig:
         ema_decay=0.99,
         log_every=25,
         eval_every=200,
+        sample_every=200,
         save_every=250,
     )

@@ -117,7 +117,7 @@ def _bad_pictures(folder):
         (["--out", "../empty.png/out.mp4"], "its folder is not a folder"),
         (["--model", "nowhere"], "no model folder 'nowhere'"),
         (["--model", "../empty.png"], "no model folder"),
-        (["--height", "tall"], "Error parsing --height"),
+        (["--height", "tall"], "--height tall: a whole number is expected"),
         (["--heigth", "16"], "Unrecognized options: --heigth"),
         (["second"], "Unrecognized options: second"),
         (["--seed"], "Missing value for argument '--seed'"),

@@ -68,11 +68,18 @@ def test_axis_of_the_mesh_may_take_a_part_of_the_torus():
     assert arrange((2, 8, 1, 1), chips).shape[:2] == (2, 8)
 
 
-@pytest.mark.parametrize("text", ["data", "data=", "data=x", "rows=2", "data=1,data=2", "", "data=--1"])
-def test_mesh_as_text(text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        *((text, "is not AXIS=SIZE, as in data=4") for text in ("data", "data=", "data=x", "", "data=--1")),
+        ("rows=2", "there is no axis 'rows'"),
+        ("data=1,data=2", "'data' is given twice"),
+    ],
+)
+def test_mesh_as_text(text, message):
     """A typing error must not leave an axis at 1."""
     assert parse_mesh("data=-1, fsdp=4") == {"data": -1, "fsdp": 4}
-    with pytest.raises(InputError, match="is not AXIS=SIZE; the axes are data, fsdp, context, tensor"):
+    with pytest.raises(InputError, match=message + "; the axes are data, fsdp, context, tensor"):
         parse_mesh(text)
 
 

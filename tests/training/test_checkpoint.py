@@ -127,3 +127,13 @@ def test_every_so_many_are_kept(tmp_path):
             checkpoint.save(checkpointer, make_state(step), {"batches": step, "window": {}})
             checkpoint.confirm(checkpointer, step)
         assert checkpoint.steps(checkpointer) == [4, 8, 12]
+
+
+def test_folder_that_cannot_be(tmp_path):
+    """Found before anything is compiled, in a line."""
+    (tmp_path / "run").write_text("")
+    with (
+        pytest.raises(CheckpointError, match=r"run/checkpoints cannot be made: Not a directory"),
+        checkpoint.open_checkpoints(tmp_path / "run" / "checkpoints", 2),
+    ):
+        pass

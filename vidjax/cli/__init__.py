@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import select
 import sys
 import warnings
@@ -74,10 +75,23 @@ def parse(arguments: Sequence[str] | None = None) -> Any:
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        # Out of its box, and without the help that follows the first paragraph.
-        lines = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
-        first = itertools.takewhile(lambda line: line and not line.startswith("─"), lines)
-        raise InputError(f"{' '.join(first).rstrip('.')}; see vidjax --help") from None
+        raise InputError(f"{_in_a_line(said.getvalue())}; see vidjax --help") from None
+
+
+def _in_a_line(box: str) -> str:
+    """What the parser says of a mistake, out of its box and without the help that follows the first paragraph."""
+    # Where such lines cannot be drawn there are others, and one more below the title.
+    lines = [line.strip("│").rstrip() for line in box.splitlines()[1:]]
+    within = itertools.dropwhile(lambda line: not line.strip(" ─-"), lines)
+    first = list(itertools.takewhile(lambda line: line.strip(" ─-"), within))
+    if first and first[0].strip().startswith("Missing from"):
+        names = [line.strip() for line in first[1:] if not line.startswith(" " * 8)]  # what is deeper is help
+        return f"missing: {', '.join(names)}"
+    text = " ".join(line.strip() for line in first).rstrip(".")
+    if unread := re.fullmatch(r"Error parsing (\S+): no type matching \S*(INT|FLOAT) could .* from \['(.*)'\]", text):
+        option, kind, value = unread.groups()
+        return f"{option} {value}: {'a whole number' if kind == 'INT' else 'a number'} is expected"
+    return text
 
 
 def _reader_is_gone() -> bool:

@@ -72,10 +72,15 @@ def parse_mesh(text: str) -> dict[str, int]:
     sizes = {}
     for item in text.split(","):
         axis, _, size = (part.strip() for part in item.partition("="))
-        if axis not in AXES or axis in sizes or not size.removeprefix("-").isdecimal():
-            raise InputError(
-                f"mesh {text!r}: {item.strip()!r} is not AXIS=SIZE; the axes are {', '.join(AXES)}, each at most once"
-            )
+        wrong = None
+        if not size.removeprefix("-").isdecimal():
+            wrong = f"{item.strip()!r} is not AXIS=SIZE, as in data=4"
+        elif axis not in AXES:
+            wrong = f"there is no axis {axis!r}"
+        elif axis in sizes:
+            wrong = f"{axis!r} is given twice"
+        if wrong is not None:
+            raise InputError(f"mesh {text!r}: {wrong}; the axes are {', '.join(AXES)}, each at most once")
         sizes[axis] = int(size)
     return sizes
 

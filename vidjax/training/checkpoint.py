@@ -25,11 +25,22 @@ CHECKSUMS = "checksums"
 @contextlib.contextmanager
 def open_checkpoints(directory: Any, keep_last: int, keep_every: int | None = None) -> Iterator[Checkpointer]:
     """The checkpoints in a folder (local or `gs://`): the newest `keep_last` are kept, and those of every
-    `keep_every`-th step."""
+    `keep_every`-th step.
+
+    Raises:
+      CheckpointError: it is no folder, and cannot become one.
+    """
+    directory = epath.Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{directory} cannot be made: {error.strerror or error}; choose another folder"
+        ) from error
     policies = ocp.training.preservation_policies
     kept = [policies.LatestN(keep_last)] + ([policies.EveryNSteps(keep_every)] if keep_every else [])
     checkpointer = Checkpointer(
-        epath.Path(directory),
+        directory,
         # The loop decides when; a policy here would silently skip what it asks for.
         save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
         preservation_policy=policies.AnyPreservationPolicy(kept),

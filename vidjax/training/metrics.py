@@ -70,7 +70,7 @@ class MetricsFile:
             place = self._path.parent / "samples" / f"{step:08d}"
             place.mkdir(parents=True, exist_ok=True)
             for i, (shows, clip) in enumerate(clips.items()):
-                name = "-".join([str(i), *re.findall(r"[0-9a-z]+", shows.lower())])[:80]
+                name = "-".join([str(i), *re.findall(r"[0-9a-z]+", shows.lower())])[:80].rstrip("-")
                 (place / f"{name}.mp4").write_bytes(_encoded(clip, ".mp4"))
                 if self._board is not None:
                     _add_moving_picture(self._board, f"sample/{i} {shows}", clip, step)
