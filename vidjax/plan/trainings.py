@@ -15,7 +15,6 @@ from vidjax.config import TrainConfig
 from vidjax.data.source import SceneData
 from vidjax.errors import InputError
 from vidjax.model import ModelConfig, bundled, part_layout, read_config
-from vidjax.models.wan import vae
 from vidjax.models.wan.denoiser import DenoiserConfig, Remat
 from vidjax.models.wan.presets import PRESETS
 from vidjax.models.wan.sharding import VAE_RULES
@@ -154,8 +153,10 @@ def _latent(vae: VAEConfig, clip: Clip, patch: tuple[int, int] = (1, 1)) -> tupl
 
 
 def _autoencoder(task: AutoencoderTask, clip: Clip) -> tuple:
+    if task.perceptual is not None:
+        raise InputError("task.perceptual: weights of your own cannot be planned; leave them out in a copy")
     video = jax.ShapeDtypeStruct((clip.num_frames, clip.height, clip.width, 3), jnp.uint8)
-    training = Training(lambda key: vae.init(task.model, key), task.loss, VAE_RULES, {"video": video})
+    training = Training(task.init, task.loss, VAE_RULES, {"video": video})
     return training, None, _latent(task.model, clip)
 
 
