@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 ORDER = (
     {"typing", "errors"},
-    {"parallel", "diffusion", "tokenizer", "image", "config"},
+    {"arithmetic", "parallel", "diffusion", "tokenizer", "image", "config"},
     {"video"},
     {"models"},
     {"conditioning", "weights", "data"},

@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import itertools
 import json
-import math
 import string
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from vidjax.errors import InputError
 from vidjax.generation import generate_each
 from vidjax.model import Model
 from vidjax.parallel.distributed import agree
-from vidjax.parallel.mesh import BATCH_AXES
+from vidjax.parallel.mesh import batch_blocks
 from vidjax.request import make_request
 
 MANIFEST = "manifest.jsonl"
@@ -219,7 +218,7 @@ def run(
     Raises:
       InputError: ``out_dir`` cannot be written to, or holds clips of another model.
     """
-    blocks = math.prod(model.mesh.shape[axis] for axis in BATCH_AXES) if model.mesh is not None else 1
+    blocks = batch_blocks(model.mesh) if model.mesh is not None else 1
     size = blocks if batch_size is None else batch_size
     if size < 1:
         raise InputError(f"batch_size={size}: must be at least 1")

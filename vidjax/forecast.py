@@ -5,16 +5,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vidjax.diffusion import sampling
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.encoding import make_condition
 from vidjax.generation import decode_chunk, on_mesh
 from vidjax.model import Model, denoiser_params, spread_batch
+from vidjax.parallel.rules import device_bytes
 from vidjax.request import Request
 from vidjax.sampler import make_legs, needed, run_steps, text_contexts
-from vidjax.typing import Array, PyTree
+from vidjax.typing import Array
 
 GIB = 2**30
 
@@ -45,7 +45,7 @@ class Memory(NamedTuple):
 def memory(model: Model, request: Request) -> Memory:
     """Compiles the step and the decoder of a request, and runs neither; words and pictures are encoded."""
     window = request.window(0)
-    resident = {part: _bytes(params) for part, params in model.params.items()}
+    resident = {part: device_bytes(params) for part, params in model.params.items()}
     if model.offload:
         resident = {part: size for part, size in resident.items() if not part.startswith("transformer")}
     with on_mesh(model):
@@ -84,8 +84,3 @@ def _need(compiled: Any) -> int:
     found = compiled.memory_analysis()
     taken = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
     return taken - found.alias_size_in_bytes
-
-
-def _bytes(tree: PyTree) -> int:
-    """Bytes of arrays on one of their devices."""
-    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

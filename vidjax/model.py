@@ -9,7 +9,6 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
-from jax.sharding import PartitionSpec as P
 
 from vidjax import tokenizer as tokenizers
 from vidjax.errors import InputError, WeightsError
@@ -19,7 +18,7 @@ from vidjax.models.t5 import T5Config
 from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.presets import PRESETS, SamplingDefaults
 from vidjax.models.wan.vae import VAEConfig
-from vidjax.parallel.mesh import BATCH_AXES
+from vidjax.parallel.mesh import batch_layout
 from vidjax.parallel.rules import AnyMesh, match_rules, shardings
 from vidjax.typing import Array, Params, PyTree
 from vidjax.weights import folder, hub, lora
@@ -245,5 +244,4 @@ def spread_batch(model: Model, x: Array) -> Array:
     """Lay a batch out over the mesh, where it divides."""
     if model.mesh is None:
         return x
-    blocks = int(np.prod([model.mesh.shape[axis] for axis in BATCH_AXES]))
-    return jax.device_put(x, NamedSharding(model.mesh, P(BATCH_AXES) if x.shape[0] % blocks == 0 else P()))
+    return jax.device_put(x, batch_layout(model.mesh, x.shape[0]))

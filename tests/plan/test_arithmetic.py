@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from vidjax.arithmetic import matrix_flops
 from vidjax.models.wan import denoiser, vae
 from vidjax.models.wan.vae import VAEConfig
-from vidjax.plan.arithmetic import matrix_flops
 from vidjax.plan.work import work_of
 from vidjax.weights.folder import abstract_params
 

@@ -13,9 +13,9 @@ import jax
 import pytest
 
 from vidjax.errors import InputError
+from vidjax.parallel.rules import device_bytes
 from vidjax.plan import candidates, compiler, planning
 from vidjax.plan.chips import CHIPS, GIB, parse_topology
-from vidjax.plan.programs import device_bytes
 from vidjax.plan.report import Plan, as_json, ranking, rooflines
 from vidjax.plan.work import Work
 

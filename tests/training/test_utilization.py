@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from vidjax.arithmetic import training_flops
 from vidjax.models.wan import denoiser
 from vidjax.training import lora
 from vidjax.training.flow_matching import flow_loss
 from vidjax.training.lora import LoRAConfig
 from vidjax.training.task import Task
-from vidjax.training.utilization import Work, peak_flops, training_flops, work_of
+from vidjax.training.utilization import Work, peak_flops, work_of
 
 N = 16
 PRODUCT = 2 * N**3

@@ -13,6 +13,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vidjax.errors import InputError
+from vidjax.parallel.rules import AnyMesh
 
 AXES = ("data", "fsdp", "context", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -116,6 +117,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def batch_blocks(mesh: AnyMesh) -> int:
+    """Into how many blocks `batch_sharding` cuts the rows of a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def batch_layout(mesh: AnyMesh, rows: int) -> NamedSharding:
+    """`batch_sharding` where these rows divide, and else whole on every device."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES) if rows % batch_blocks(mesh) == 0 else PartitionSpec())
+
+
 def batch_shard(mesh: Mesh) -> tuple[tuple[int, ...], int]:
     """`(blocks, count)`: this process reads these of the `count` blocks that the rows of a batch are cut into.
 
@@ -124,7 +135,7 @@ def batch_shard(mesh: Mesh) -> tuple[tuple[int, ...], int]:
     Raises:
       InputError: the blocks of one process overlap those of another, without being the same.
     """
-    count = mesh.shape["data"] * mesh.shape["fsdp"]
+    count = batch_blocks(mesh)
     placed = batch_sharding(mesh).devices_indices_map((count,))
     blocks: dict[int, set[int]] = {}
     for device, index in placed.items():

@@ -103,6 +103,16 @@ def shard(params: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
     return jax.device_put(params, shardings(mesh, match_rules(rules, params), params))
 
 
+def device_bytes(tree: PyTree) -> int:
+    """Bytes of arrays, or of laid out shapes, on one of their devices."""
+
+    def held(x: jax.Array | jax.ShapeDtypeStruct) -> int:
+        shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+        return math.prod(shape) * x.dtype.itemsize
+
+    return sum(map(held, jax.tree.leaves(tree)))
+
+
 def free_axes() -> dict[str, int]:
     """Sizes of the axes of the mesh of `jax.set_mesh`, less those that an enclosing `jax.shard_map` has split."""
     mesh = jax.sharding.get_abstract_mesh()

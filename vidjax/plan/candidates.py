@@ -9,7 +9,8 @@ from jax.sharding import AbstractMesh
 
 from vidjax.errors import InputError
 from vidjax.parallel.mesh import AXES
-from vidjax.plan.programs import Program, device_bytes
+from vidjax.parallel.rules import device_bytes
+from vidjax.plan.programs import Program
 
 if TYPE_CHECKING:
     from vidjax.plan.planning import Job

@@ -16,8 +16,8 @@ from jax.stages import Lowered
 
 from vidjax.errors import InputError
 from vidjax.parallel.mesh import AXES, arrange, mesh_shape
+from vidjax.parallel.rules import device_bytes
 from vidjax.plan.chips import Topology
-from vidjax.plan.programs import device_bytes
 from vidjax.typing import PyTree
 
 ENVIRONMENT = {

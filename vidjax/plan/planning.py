@@ -16,6 +16,7 @@ from vidjax.model import ModelConfig
 from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.presets import PRESETS
 from vidjax.parallel.mesh import AXES, parse_mesh
+from vidjax.parallel.rules import device_bytes
 from vidjax.plan import candidates
 from vidjax.plan.chips import Topology, parse_topology
 from vidjax.plan.compiler import TooLarge, check_sizes, compile_program, make_plan_mesh
@@ -23,7 +24,6 @@ from vidjax.plan.programs import (
     Clip,
     Program,
     decoding_program,
-    device_bytes,
     preset_config,
     sampling_program,
 )

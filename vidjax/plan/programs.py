@@ -5,24 +5,22 @@ Everything is a shape with a layout; nothing is allocated.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.stages import Lowered
 
+from vidjax.arithmetic import matrix_flops
 from vidjax.conditioning.condition import Condition
 from vidjax.diffusion import sampling
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.generation import decode_chunk
 from vidjax.model import ModelConfig, part_layout
 from vidjax.models.wan.presets import Preset
-from vidjax.parallel.mesh import BATCH_AXES
+from vidjax.parallel.mesh import batch_layout
 from vidjax.parallel.rules import AnyMesh
-from vidjax.plan.arithmetic import matrix_flops
 from vidjax.request import sampling_settings
 from vidjax.sampler import needed, run_steps, text_contexts
 from vidjax.typing import PyTree
@@ -150,23 +148,11 @@ def _others(config: ModelConfig, used: str, mesh: AnyMesh) -> PyTree:
     return [_part(config, name, mesh) for name in config.parts if name != used]
 
 
-def device_bytes(tree: PyTree) -> int:
-    """Bytes of laid out shapes on one device."""
-
-    def held(x: jax.ShapeDtypeStruct) -> int:
-        shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
-        return math.prod(shape) * x.dtype.itemsize
-
-    return sum(map(held, jax.tree.leaves(tree)))
-
-
 def spread(mesh: AnyMesh | None, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     """A batch over the mesh, where it divides, as generation lays it out."""
     if mesh is None:
         return x
-    blocks = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    spec = PartitionSpec(BATCH_AXES) if x.shape[0] % blocks == 0 else PartitionSpec()
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_layout(mesh, x.shape[0]))
 
 
 def _outputs(function: Callable, mesh: AnyMesh | None, *arguments: Any) -> PyTree:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.stages import Lowered
 
+from vidjax.arithmetic import matrix_flops
 from vidjax.config import TrainConfig
 from vidjax.data.source import SceneData
 from vidjax.errors import InputError
@@ -20,7 +21,6 @@ from vidjax.models.wan.presets import PRESETS
 from vidjax.models.wan.sharding import VAE_RULES
 from vidjax.models.wan.vae import VAEConfig
 from vidjax.parallel.rules import AnyMesh
-from vidjax.plan.arithmetic import matrix_flops
 from vidjax.plan.programs import Clip, Program, preset_config, spread
 from vidjax.training import probe
 from vidjax.training.autoencoder import AutoencoderTask
