@@ -7,31 +7,15 @@ from typing import Annotated
 
 import tyro
 
+from vidjax.plan.question import Question
+
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(Question):
     """Compile for TPUs that are not there: memory, FLOPs, what is sent between chips, and what bounds the speed."""
 
     config: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")] = None
     """A training configuration; or give --preset."""
-    topology: str = dataclasses.field(kw_only=True)
-    """Chips and how they are connected: v5e:2x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x1."""
-    preset: str | None = None
-    """A published model, such as wan2.1-t2v-14b."""
-    task: str | None = None
-    """sample (one step), decode (one latent frame) or train (one step); with CONFIG train."""
-    size: str | None = None
-    """HEIGHTxWIDTH in pixels; left out: the model's own."""
-    num_frames: int | None = None
-    """1 + 4 n; left out: the model's own."""
-    batch: int | None = None
-    """Clips at once, on all devices together; in training with --preset left out: one for each of data * fsdp."""
-    mesh: str | None = None
-    """Sizes of the axes data, fsdp, context and tensor, as fsdp=4,context=-1."""
-    slices: int = 1
-    """So many of the topology, over the data centre's network; only data spans them."""
-    remat: str | None = None
-    """What backward recomputes: none, full or dots."""
     search: bool = False
     """Try several meshes, and in training remat full and dots; the best first."""
     json: bool = False
@@ -45,11 +29,9 @@ def run(command: Plan) -> None:
     prepare_process()
     from vidjax.plan import planning, report
 
-    asked = {field.name: getattr(command, field.name) for field in dataclasses.fields(planning.Question)}
-    question = planning.Question(**asked)
     if not command.search:
-        found = planning.plan(question)
+        found = planning.plan(command)
         print(json.dumps(report.as_json(found)) if command.json else found)
         return
-    plans = planning.search(question)
+    plans = planning.search(command)
     print(json.dumps([report.as_json(p) for p in plans]) if command.json else report.ranking(plans))

@@ -5,7 +5,6 @@ import functools
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 
@@ -27,6 +26,7 @@ from vidjax.plan.programs import (
     preset_config,
     sampling_program,
 )
+from vidjax.plan.question import Question
 from vidjax.plan.report import Plan, in_gib, rooflines
 from vidjax.plan.trainings import finetuning, of_config, training_program
 from vidjax.plan.work import work_of
@@ -34,22 +34,6 @@ from vidjax.request import clip_frames, clip_size
 
 TASKS = ("sample", "decode", "train")
 REMATS = ("none", "full", "dots")
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What is to be planned; see ``vidjax plan --help``. None means the model's, or the configuration's, own."""
-
-    topology: str
-    config: Path | None = None
-    preset: str | None = None
-    task: str | None = None
-    size: str | None = None
-    num_frames: int | None = None
-    batch: int | None = None
-    mesh: str | None = None
-    slices: int = 1
-    remat: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
