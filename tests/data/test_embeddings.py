@@ -37,16 +37,16 @@ def test_each_caption_has_its_own(tmp_path):
     """Words of another clip would be learnt for this one."""
     texts = ["a fox", "", "the sea", "a fox", "snow", "rain"]
     encoder = Encoder()
-    found = open_embeddings(encoder, texts, tmp_path, batch_size=2)
+    found = open_embeddings(lambda: encoder, texts, tmp_path, batch_size=2)
     assert len(found) == 5, "a caption of several clips is encoded once"
     assert all(len(batch) == 2 for batch in encoder.asked), "one shape, one compilation"
     for text in texts:
         assert said(found, text) == text
-    padded, length = found.padded("snow", 6)
-    assert (padded.shape, padded.dtype, length) == ((6, 2), np.float16, 4)
+    padded = found.padded("snow", 6)
+    assert (padded.shape, padded.dtype) == ((6, 2), np.float16)
+    assert padded[3].any()
     assert not padded[4:].any()
-    padded, length = found.padded("the sea", 3)
-    assert (padded.shape, length) == ((3, 2), 3)
+    assert found.padded("the sea", 3).shape == (3, 2)
     with pytest.raises(InputError, match="no embedding of 'wind'"):
         found["wind"]
 
@@ -55,12 +55,13 @@ def test_cut_off_goes_on_and_more_are_added(tmp_path):
     """Hours of a large encoder would start over; what is new must not displace what is there."""
     texts = [f"text {i}" for i in range(8)]
     with pytest.raises(KeyboardInterrupt):
-        open_embeddings(Encoder(fails_at="text 5"), texts, tmp_path, batch_size=1)
+        open_embeddings(lambda: Encoder(fails_at="text 5"), texts, tmp_path, batch_size=1)
     encoder = Encoder()
-    found = open_embeddings(encoder, texts, tmp_path, batch_size=1)
+    found = open_embeddings(lambda: encoder, texts, tmp_path, batch_size=1)
     assert encoder.asked == [[text] for text in texts[3:]]
     again = Encoder()
-    more = open_embeddings(again, ["new", *texts], tmp_path, batch_size=1)
+    open_embeddings(pytest.fail, texts, tmp_path)  # an encoder may be larger than the device's memory
+    more = open_embeddings(lambda: again, ["new", *texts], tmp_path, batch_size=1)
     assert again.asked == [["new"]]
     assert [said(more, text) for text in ["new", *texts]] == ["new", *texts]
     assert [said(found, text) for text in texts] == texts

@@ -18,6 +18,8 @@ from vidjax.errors import InputError
 from vidjax.training import denoiser, train
 from vidjax.training.autoencoder import AutoencoderTask
 from vidjax.training.denoiser import DenoiserTask
+from vidjax.training.finetune import FinetuneTask
+from vidjax.training.lora import LoRAConfig
 from vidjax.video import Video
 
 WORDS = ("a red square", "a green square", "a blue square", "a white square")
@@ -56,6 +58,17 @@ def test_all_kinds_of_data_are_one_interface(data):
 def run(task, steps=4) -> TrainConfig:
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=1)
     return TrainConfig(task, steps, batch_size=2, optimizer=optimizer, log_every=1, eval_every=4, save_every=2)
+
+
+def test_text_encoder_is_not_kept_for_fine_tuning(tiny_folder, data, tmp_path):
+    """A text encoder of billions of parameters would lie in memory, and run, for captions that do not change."""
+    config = run(FinetuneTask(data, str(tiny_folder), LoRAConfig(4), eval_clips=4))
+    assert list(config.task.make(config).frozen) == ["transformer"]
+    before = config.task.make(config).init(jax.random.key(0))
+    state = train(config, tmp_path / "run")
+    moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), before, state.params)
+    assert max(jax.tree.leaves(moved)) > 1e-5
+    assert all(np.isfinite(jax.tree.leaves(moved)))
 
 
 @pytest.mark.slow

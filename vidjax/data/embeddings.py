@@ -39,17 +39,20 @@ class Embeddings:
         block, start, rows = self.places[text]
         return np.array(np.load(_rows(self.folder, block), mmap_mode="r")[start : start + rows])
 
-    def padded(self, text: str, length: int) -> tuple[Float[np.ndarray, "L D"], int]:
-        """An embedding with zeros after it, as text encoders give it, and its length."""
+    def padded(self, text: str, length: int) -> Float[np.ndarray, "L D"]:
+        """An embedding with zeros after it, as text encoders give it."""
         found = self[text][:length]
-        return np.pad(found, ((0, length - len(found)), (0, 0))), len(found)
+        return np.pad(found, ((0, length - len(found)), (0, 0)))
 
 
-def open_embeddings(encode: Encode, captions: Iterable[str], folder: Path, batch_size: int = 16) -> Embeddings:
+def open_embeddings(
+    make_encoder: Callable[[], Encode], captions: Iterable[str], folder: Path, batch_size: int = 16
+) -> Embeddings:
     """Embeddings of all ``captions``, kept in ``folder``, whose name should change with the text encoder.
 
     Those that are not there yet are computed, block after block: cut off, it goes on with the next block, and more
-    captions later cost only themselves. Of several processes one computes, and the others wait for it.
+    captions later cost only themselves. Of several processes one computes, and the others wait for it; an encoder is
+    made only then, and let go.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = dict.fromkeys(captions)
@@ -57,6 +60,7 @@ def open_embeddings(encode: Encode, captions: Iterable[str], folder: Path, batch
         with FileLock(folder / ".lock"):
             places = _places(folder)
             missing = [text for text in wanted if text not in places]
+            encode = make_encoder() if missing else None
             first = 1 + max((block for block, _, _ in places.values()), default=-1)
             with tqdm(total=len(missing), desc="text embeddings", unit="caption", disable=not missing) as bar:
                 for number, start in enumerate(range(0, len(missing), BLOCK), first):

@@ -64,6 +64,15 @@ class SceneData(DataConfig, Protocol):
         ...
 
 
+@runtime_checkable
+class ListedData(DataConfig, Protocol):
+    """Data whose captions are written down, so that they can be encoded ahead."""
+
+    def written(self) -> list[str]:
+        """Every caption of both splits; no video is read."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class ClipData:
     """Clips of the shapes world: rendered into ``folder`` at the first use, read afterwards.
@@ -150,6 +159,11 @@ class FolderData:
         chosen = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
         return [text for i in chosen for text in source.about(int(i))["captions"]]
 
+    def written(self) -> list[str]:
+        """Every caption of both splits; no video is read."""
+        sources = [self.open(split) for split in ("train", "test")]
+        return [text for source in sources for i in range(len(source)) for text in source.about(i)["captions"]]
+
     def smoke(self) -> "FolderData":
         """A copy with a few clips of each bucket."""
         return dataclasses.replace(self, max_clips=8)
@@ -209,6 +223,10 @@ class TfdsData:
     def captions(self, count: int) -> list[str]:
         """Captions of up to ``count`` training clips, evenly chosen."""
         return self._clips().captions(count)
+
+    def written(self) -> list[str]:
+        """Every caption of both splits; no video is read."""
+        return self._clips().written()
 
     def smoke(self) -> "TfdsData":
         """A copy with a few clips."""

@@ -23,8 +23,9 @@ from vidjax.models.wan.sharding import DENOISER_RULES, TEXT_ENCODER_RULES
 from vidjax.parallel.rules import Rules
 from vidjax.training import caption_swap, probe
 from vidjax.training.flow_matching import flow_loss, held_out_losses
-from vidjax.training.samples import Parts, sample_clips
+from vidjax.training.samples import Parts, sample_clips, stack
 from vidjax.training.task import Task
+from vidjax.training.texts import token_row
 from vidjax.training.windows import cut_window, first_windows
 from vidjax.typing import Array, Float, Params, PyTree
 from vidjax.weights import folder
@@ -94,7 +95,13 @@ class DenoiserTask:
             for split in ("train", "test")
         )
         test = test if self.window is None else first_windows(test, self.window)
-        parts = Parts(self.encode_text, self.denoise, vae_config, self.sampling)
+        parts = Parts(
+            functools.partial(token_row, tokenizer),
+            lambda params, rows: self.encode_text(params, rows["tokens"], rows["length"]),
+            self.denoise,
+            vae_config,
+            self.sampling,
+        )
         on_host = jax.device_get(vae_params)
         return Task(
             init=self.init,
@@ -106,7 +113,7 @@ class DenoiserTask:
             export=lambda params, out: self.export(params, out, tokenizer, vae_config, on_host),
             start=self.start if self.text_steps and isinstance(self.data, SceneData) else None,
             tokens=lambda batch: math.prod(batch["latents"].shape[:4]) // math.prod(self.model.patch_size),
-            sample=lambda params, key: sample_clips(parts, params, on_host, tokenizer, self.data, test, key),
+            sample=lambda params, key: sample_clips(parts, params, on_host, self.data, test, key),
         )
 
     def _check_window(self, ratio: int) -> None:
@@ -159,12 +166,7 @@ class DenoiserTask:
         """Latents, the tokens of one of the captions, and the factors, where known, it tells (-1: caption left out)."""
         dropped = rng.random() < self.caption_dropout
         text = "" if dropped else self.data.caption(example, rng)
-        tokens = tokenizers.tokenize(tokenizer, [text])
-        row = {
-            "latents": np.asarray(example["latents"], np.float32),
-            "tokens": tokens.ids[0],
-            "length": tokens.lengths[0],
-        }
+        row = {"latents": np.asarray(example["latents"], np.float32), **token_row(tokenizer, text)}
         if self.window is not None:
             row["latents"], row["later"] = cut_window(row["latents"], self.window, self.later_share, rng)
         if isinstance(self.data, SceneData):
@@ -208,7 +210,7 @@ class DenoiserTask:
         batches = []
         for examples in first_examples(source, self.eval_clips):
             rows = [told.transform(tokenizer, e, np.random.default_rng(i)) for i, e in enumerate(examples)]
-            batches.append({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+            batches.append(stack(rows))
         return held_out_losses(self.velocity, params, batches, key)
 
     def export(self, params: Params, out: Path, tokenizer: Any, vae_config: Any, vae_params: Params) -> None:

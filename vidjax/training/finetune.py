@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidjax import tokenizer as tokenizers
 from vidjax.config import TrainConfig
 from vidjax.data.buckets import check_buckets, first_examples
 from vidjax.data.latents import open_latents
-from vidjax.data.source import ClipData, DataConfig
+from vidjax.data.source import ClipData, DataConfig, ListedData
 from vidjax.errors import InputError
 from vidjax.model import ModelConfig, bundled, part_layout, read_config
 from vidjax.models.wan.denoiser import Remat
@@ -23,8 +22,9 @@ from vidjax.parallel.mesh import make_mesh
 from vidjax.training import lora as low_rank
 from vidjax.training.flow_matching import BatchVelocity, flow_loss, held_out_losses
 from vidjax.training.lora import LoRAConfig
-from vidjax.training.samples import Denoise, Encode, Parts, sample_clips
+from vidjax.training.samples import Denoise, Encode, Parts, Row, sample_clips, stack
 from vidjax.training.task import Task
+from vidjax.training.texts import encoded_ahead, encoded_in_step
 from vidjax.typing import Array, Float, Params, PyTree
 from vidjax.video import Video
 from vidjax.weights import folder, hub
@@ -36,6 +36,9 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 @dataclasses.dataclass(frozen=True)
 class FinetuneTask:
     """Flow matching from a model's weights on; text encoder and autoencoder stay as they are.
+
+    Where the captions are written down, the text encoder is not in memory during training: their embeddings are
+    computed at the first call, as latents are.
 
     Args:
       model: a folder in the published layout or a hub id; None: the bundled model.
@@ -59,7 +62,7 @@ class FinetuneTask:
     remat: Remat = "none"
 
     def make(self, config: TrainConfig) -> Task:
-        """The task as functions; computes the latents at the first call.
+        """The task as functions; computes latents and embeddings at the first call.
 
         Raises:
           InputError: the model has no such denoiser or is given pictures as channels, or the clips do not fit it.
@@ -68,34 +71,37 @@ class FinetuneTask:
         model = dataclasses.replace(read_config(path), dtype=self.dtype)
         self._check(path, model)
         mesh = make_mesh(**dataclasses.asdict(config.mesh))
-        tokenizer = tokenizers.load(path / "tokenizer" / "spiece.model", model.sampling.max_text_length)
-
-        def frozen(part: str) -> Params:
-            return folder.read_part(path, part, model.parts[part], self.dtype, part_layout(part, model, mesh))
-
         autoencoder = folder.read_part(path, "vae", model.vae, "float32")
-        place = Path(self.data.folder).expanduser() / "latents"
+        place = Path(self.data.folder).expanduser()
         train, test = (
-            open_latents(model.vae, autoencoder, self.data.open(split), place, f"{self.data.name()}-{split}")
+            open_latents(
+                model.vae, autoencoder, self.data.open(split), place / "latents", f"{self.data.name()}-{split}"
+            )
             for split in ("train", "test")
         )
-        held = {"text_encoder": frozen("text_encoder")}
+        if isinstance(self.data, ListedData):
+            texts = encoded_ahead(path, model, ["", *self.data.written()], place / "embeddings")
+        else:
+            texts = encoded_in_step(path, model, mesh)
+        held = dict(texts.frozen)
         if self.lora is not None:
-            held[self.part] = frozen(self.part)
+            layout = part_layout(self.part, model, mesh)
+            held[self.part] = folder.read_part(path, self.part, model.parts[self.part], self.dtype, layout)
         prefixed = tuple((f"^{self.part}/{r.lstrip('^')}", s) for r, s in model.modules.rules[self.part])
-        encode, denoise = functools.partial(self._encode, model), functools.partial(self._denoise, model)
-        velocity = functools.partial(self._velocity, encode, denoise)
-        parts, autoencoder = Parts(encode, denoise, model.vae, model.sampling), jax.device_get(autoencoder)
+        denoise = functools.partial(self._denoise, model)
+        velocity = functools.partial(self._velocity, texts.encode, denoise)
+        parts = Parts(texts.row, texts.encode, denoise, model.vae, model.sampling)
+        autoencoder = jax.device_get(autoencoder)
 
         def sample(params: Params, key: Array) -> dict[str, Video]:
-            return sample_clips(parts, {**params, **held}, autoencoder, tokenizer, self.data, test, key)
+            return sample_clips(parts, {**params, **held}, autoencoder, self.data, test, key)
 
         return Task(
             init=functools.partial(self._init, model),
             loss=functools.partial(self._loss, model, velocity),
             source=train,
-            transform=functools.partial(self._transform, tokenizer),
-            evaluate=lambda params, key: self._evaluate(velocity, {**params, **held}, tokenizer, test, key),
+            transform=functools.partial(self._transform, texts.row),
+            evaluate=lambda params, key: self._evaluate(velocity, {**params, **held}, texts.row, test, key),
             rules=prefixed if self.lora is None else low_rank.RULES,
             export=functools.partial(self._export, path, model),
             start=None if self.lora is not None else functools.partial(self._start, path, model),
@@ -126,20 +132,20 @@ class FinetuneTask:
         layout = jax.tree.map(lambda leaf: leaf.sharding, abstract[self.part])
         return {self.part: folder.read_part(path, self.part, model.transformer, "float32", layout)}
 
-    def _transform(self, tokenizer: tokenizers.Tokenizer, example: dict, rng: np.random.Generator) -> dict[str, Any]:
+    def _transform(self, caption_row: Row, example: dict, rng: np.random.Generator) -> dict[str, Any]:
         dropped = rng.random() < self.caption_dropout
-        return _example(tokenizer, example, "" if dropped else self.data.caption(example, rng))
+        return _example(caption_row, example, "" if dropped else self.data.caption(example, rng))
 
     def _evaluate(
-        self, velocity: BatchVelocity, params: Params, tokenizer: tokenizers.Tokenizer, source: Any, key: Array
+        self, velocity: BatchVelocity, params: Params, caption_row: Row, source: Any, key: Array
     ) -> dict[str, float]:
         """The loss on held-out clips at some diffusion times."""
 
         def row(example: dict, i: int) -> dict[str, np.ndarray]:
-            return _example(tokenizer, example, self.data.caption(example, np.random.default_rng(i)))
+            return _example(caption_row, example, self.data.caption(example, np.random.default_rng(i)))
 
         batches = [
-            jax.tree.map(lambda *x: np.stack(x), *(row(example, i) for i, example in enumerate(examples)))
+            stack([row(example, i) for i, example in enumerate(examples)])
             for examples in first_examples(source, self.eval_clips)
         ]
         return held_out_losses(velocity, params, batches, key)
@@ -153,12 +159,7 @@ class FinetuneTask:
         x: Array,
         t: Float[Array, "B f"],
     ) -> Float[Array, "B f h w c"]:
-        return denoise(encode(params, batch["tokens"], batch["length"]), params, x, t)
-
-    def _encode(self, model: ModelConfig, params: Params, tokens: Array, lengths: Array) -> Float[Array, "B L D"]:
-        """Text embeddings."""
-        encode = model.modules.text_encoder.encode
-        return encode(model.text_encoder, params["text_encoder"], tokens, lengths, jnp.dtype(self.dtype))
+        return denoise(encode(params, batch), params, x, t)
 
     def _denoise(
         self, model: ModelConfig, text: Float[Array, "B L D"], params: Params, x: Array, t: Float[Array, "B f"]
@@ -195,7 +196,5 @@ class FinetuneTask:
         folder.write_part(out, self.part, model.transformer, params[self.part], "bfloat16")
 
 
-def _example(tokenizer: tokenizers.Tokenizer, example: dict[str, Any], caption: str) -> dict[str, np.ndarray]:
-    tokens = tokenizers.tokenize(tokenizer, [caption])
-    latents = np.asarray(example["latents"], np.float32)
-    return {"latents": latents, "tokens": tokens.ids[0], "length": tokens.lengths[0]}
+def _example(caption_row: Row, example: dict[str, Any], caption: str) -> dict[str, np.ndarray]:
+    return {"latents": np.asarray(example["latents"], np.float32), **caption_row(caption)}

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidjax import tokenizer as tokenizers
 from vidjax.data.buckets import first_examples
 from vidjax.data.source import DataConfig
 from vidjax.diffusion import sampling as walks
@@ -18,13 +17,16 @@ from vidjax.diffusion.solvers import SOLVERS
 from vidjax.models.wan import vae
 from vidjax.models.wan.presets import SamplingDefaults
 from vidjax.parallel.rules import constrain
-from vidjax.typing import Array, Float, Int, Params, UInt8
+from vidjax.typing import Array, Float, Params, UInt8
 from vidjax.video import Video, to_uint8
 
 CLIPS = 4
 
-Encode = Callable[[Params, Int[Array, "B L"], Int[Array, "B"]], Float[Array, "B L D"]]
-"""``(params, tokens, lengths) -> text``."""
+Row = Callable[[str], dict[str, np.ndarray]]
+"""What an example of a batch has of its caption."""
+
+Encode = Callable[[Params, dict[str, Array]], Float[Array, "B L D"]]
+"""``(params, rows) -> text``, of a batch of such."""
 
 Denoise = Callable[[Float[Array, "B L D"], Params, Float[Array, "B f h w c"], Float[Array, "B f"]], Array]
 """``(text, params, x, t) -> velocity``."""
@@ -33,6 +35,7 @@ Denoise = Callable[[Float[Array, "B L D"], Params, Float[Array, "B f h w c"], Fl
 class Parts(NamedTuple):
     """What clips are made with."""
 
+    row: Row
     encode: Encode
     denoise: Denoise
     autoencoder: vae.VAEConfig
@@ -43,7 +46,6 @@ def sample_clips(
     parts: Parts,
     params: Params,
     autoencoder: Params,
-    tokenizer: tokenizers.Tokenizer,
     data: DataConfig,
     source: Any,
     key: Array,
@@ -56,7 +58,8 @@ def sample_clips(
     for examples in first_examples(source, CLIPS):
         captions = [data.caption(example, np.random.default_rng(i)) for i, example in enumerate(examples)]
         shape = (len(examples), *examples[0]["latents"].shape)
-        frames = make_frames(parts, params, autoencoder, _tokens(tokenizer, captions), initial_noise(key, shape))
+        rows = [parts.row(text) for text in (*captions, *[""] * len(captions))]
+        frames = make_frames(parts, params, autoencoder, stack(rows), initial_noise(key, shape))
         clips |= {text: Video(f, parts.sampling.fps) for text, f in zip(captions, np.asarray(frames), strict=True)}
     return clips
 
@@ -66,11 +69,11 @@ def make_frames(
     parts: Parts,
     params: Params,
     autoencoder: Params,
-    tokens: tuple[Int[Array, "N L"], Int[Array, "N"]],
+    rows: dict[str, Array],
     noise: Float[Array, "B f h w c"],
 ) -> UInt8[Array, "B F H W 3"]:
-    """From noise to frames, whole on every device; ``tokens`` are of the captions, and behind them of as many empty."""
-    settings, text = parts.sampling, parts.encode(params, *tokens)
+    """From noise to frames, whole on every device; ``rows`` are of the captions, and behind them of as many empty."""
+    settings, text = parts.sampling, parts.encode(params, rows)
 
     def pair(x: Float[Array, "B f h w c"], t: Float[Array, ""]) -> tuple[Array, Array]:
         both = jnp.concatenate([x, x])
@@ -84,6 +87,6 @@ def make_frames(
     return constrain(to_uint8(pixels))
 
 
-def _tokens(tokenizer: tokenizers.Tokenizer, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    tokens = tokenizers.tokenize(tokenizer, [*captions, *[""] * len(captions)])
-    return tokens.ids, tokens.lengths
+def stack(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Examples as a batch."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
