@@ -98,3 +98,16 @@ def test_judged_on_beginnings():
         np.testing.assert_array_equal(wrapped[0]["latents"], CLIP[:3])
         assert wrapped[1]["latents"].shape[0] == 2
         assert [wrapped[i]["scene"] for i in range(2)] == ["a", "b"]
+
+
+def test_long_clips_are_for_training_alone(tmp_path):
+    """Judged on beginnings of long clips, in which zooms are slow, a model would seem worse than it is."""
+    data = ClipData(str(tmp_path), 4, 2, num_frames=5, height=16, width=16, num_long_clips=3, long_frames=9)
+    train, test = data.open("train"), data.open("test")
+    assert [train[i]["video"].shape[0] for i in range(len(train))] == [5, 5, 5, 5, 9, 9, 9]
+    assert [test[i]["video"].shape[0] for i in range(len(test))] == [5, 5]
+    assert [bucket.num_frames for bucket in data.buckets()] == [5, 9]
+    assert data.name() != dataclasses.replace(data, num_long_clips=0).name()
+    few = dataclasses.replace(data, num_long_clips=4000).smoke()
+    assert few.num_long_clips == 8
+    assert data.smoke().num_long_clips == 3

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vidjax.data.buckets import Bucket
+from vidjax.data.buckets import Bucket, Bucketed
 from vidjax.data.records import INDEX, open_split, read_index
 from vidjax.data.shapes import Scene, caption, scene_from_json, training_scene
 
@@ -77,7 +77,8 @@ class ListedData(DataConfig, Protocol):
 class ClipData:
     """Clips of the shapes world: rendered into ``folder`` at the first use, read afterwards.
 
-    Sizes are in pixels; ``seed`` chooses the scenes.
+    Sizes are in pixels; ``seed`` chooses the scenes. For training there are also ``num_long_clips`` of ``long_frames``:
+    what takes the whole clip is slower in them, so that they are good for windows behind the first alone.
     """
 
     folder: str = "~/.cache/vidjax/data"
@@ -87,26 +88,35 @@ class ClipData:
     height: int = 64
     width: int = 64
     seed: int = 0
+    num_long_clips: int = 0
+    long_frames: int = 33
 
     def open(self, split: str) -> Any:
         """Random access to the split ``train`` or ``test`` (compositions kept from training)."""
         from vidjax.data.shapes.builder import load_shapes
 
-        sizes = {k: v for k, v in dataclasses.asdict(self).items() if k != "folder"}
-        return load_shapes(Path(self.folder).expanduser(), split, **sizes)
+        folder = Path(self.folder).expanduser()
+        size = {name: getattr(self, name) for name in ("num_test_clips", "height", "width", "seed")}
+        clips = load_shapes(folder, split, num_clips=self.num_clips, num_frames=self.num_frames, **size)
+        if not self.num_long_clips or split != "train":
+            return clips
+        long = load_shapes(folder, split, num_clips=self.num_long_clips, num_frames=self.long_frames, **size)
+        return Bucketed((clips, long))
 
     def name(self) -> str:
         """A file name that tells these clips from others."""
         size = f"{self.num_frames}x{self.height}x{self.width}"
-        return f"shapes-{size}-{self.num_clips}-{self.num_test_clips}-seed{self.seed}"
+        long = f"-{self.num_long_clips}x{self.long_frames}" if self.num_long_clips else ""
+        return f"shapes-{size}-{self.num_clips}-{self.num_test_clips}{long}-seed{self.seed}"
 
     def buckets(self) -> tuple[Bucket, ...]:
-        """The one shape of all clips."""
-        return (Bucket(self.num_frames, self.height, self.width),)
+        """The shapes of the clips."""
+        lengths = (self.num_frames, self.long_frames) if self.num_long_clips else (self.num_frames,)
+        return tuple(Bucket(length, self.height, self.width) for length in lengths)
 
     def smoke(self) -> "ClipData":
         """A copy with a few clips."""
-        return dataclasses.replace(self, num_clips=32, num_test_clips=8)
+        return dataclasses.replace(self, num_clips=32, num_test_clips=8, num_long_clips=min(self.num_long_clips, 8))
 
     def scene(self, example: dict[str, Any]) -> Scene:
         """The scene of an example."""

@@ -43,7 +43,7 @@ class DenoiserTask:
       sampling: the defaults that are published with the model.
       caption_dropout: share of captions left out, for guidance.
       time_shift: mean of the normal whose logistic is the diffusion time.
-      given_share: share of clips whose first frames are given at time 0.
+      given_share: share of clips of which latent frames are given at time 0, see ``flow_matching.given_frames``.
       window: latent frames of a sample, of clips that are longer: as many as ``sampling.num_frames`` are.
       later_share: share of these samples that begin behind the clip's first latent frame, with some given: they teach
         to go on, for clips of several windows.

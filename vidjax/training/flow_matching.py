@@ -57,17 +57,24 @@ def frame_losses(
 def given_frames(
     key: Array, batch: int, frames: int, share: float, later: Bool[Array, "B"] | None = None
 ) -> Bool[Array, "B f"]:
-    """Which latent frames are given: in ``share`` of the clips the first; in a third of these up to all but one.
+    """Which latent frames are given, in ``share`` of the clips: what people give, as often as they might.
 
-    In ``later`` windows one to all but one: no clip begins in the middle, so that there is always something given.
+    The first in half of these; the first several, the first and the last, or any in a sixth each. One is always left.
+    ``later`` windows all have their first one or several: no clip begins in the middle.
     """
-    which, how, count = jax.random.split(key, 3)
-    several = jax.random.randint(count, (batch, 1), 1, frames)
-    number = jnp.where(jax.random.bernoulli(how, 1 / 3, (batch, 1)), several, 1)
-    number = jnp.where(jax.random.bernoulli(which, share, (batch, 1)), number, 0)
+    which, how, count, scattered, one = jax.random.split(key, 5)
+    place = jnp.arange(frames)
+    first = place == 0
+    several = place < jax.random.randint(count, (batch, 1), 1, max(frames, 2))
+    any_ = jax.random.bernoulli(scattered, 0.5, (batch, frames)) | (
+        place == jax.random.randint(one, (batch, 1), 0, frames)
+    )
+    kind = jax.random.choice(how, 4, (batch, 1), p=jnp.array([1 / 2, 1 / 6, 1 / 6, 1 / 6]))
+    given = jnp.select([kind == 0, kind == 1, kind == 2], [first, several, first | (place == frames - 1)], any_)
+    given &= jax.random.bernoulli(which, share, (batch, 1))
     if later is not None:
-        number = jnp.where(later[:, None], several, number)
-    return jnp.arange(frames) < jnp.minimum(number, frames - 1)
+        given = jnp.where(later[:, None], several, given)
+    return given & ~(given.all(axis=1, keepdims=True) & (place == frames - 1))
 
 
 def held_out_losses(
