@@ -11,11 +11,12 @@ import pytest
 import vidjax
 from vidjax.encoding import make_condition
 from vidjax.errors import InputError
-from vidjax.generation import generate_each, window_noise
+from vidjax.generation import generate_each
 from vidjax.long import Rollout, make_rollout, texts_by_window
 from vidjax.models.clip import CLIPConfig
 from vidjax.models.wan import vae
 from vidjax.request import make_request
+from vidjax.windows import window_noise
 
 PROMPT = "a small red circle moves right on grass"
 OTHER = "a large blue star spins in the snow"
@@ -49,9 +50,9 @@ def test_new_frames_are_the_clip(length, size, overlap):
 
 def test_windows_are_the_models_own(tiny):
     """Windows longer than what the weights were trained for would be sampled from another distribution."""
-    assert make_rollout(tiny.config, 9) == (3, 3, 0, 4)
-    assert make_rollout(tiny.config, 5) == (2, 2, 0, 4)
-    assert make_rollout(tiny.config, 13) == (4, 3, 2, 4)
+    assert make_rollout(tiny.config, 9) == Rollout(3, 3, 0, 4)
+    assert make_rollout(tiny.config, 5) == Rollout(2, 2, 0, 4)
+    assert make_rollout(tiny.config, 13) == Rollout(4, 3, 2, 4)
     assert make_request(tiny, PROMPT, duration=90.0).num_frames == 721
     assert make_request(tiny, PROMPT, duration=90.0).rollout.count == 179
 
@@ -221,5 +222,6 @@ def test_models_that_cannot_go_on_say_which_can(tiny, denoiser, encoder):
     """Words alone say nothing of how the last window ended; first-and-last-frame models need both ends."""
     transformer = dataclasses.replace(tiny.config.transformer, **denoiser)
     config = dataclasses.replace(tiny.config, transformer=transformer, expand_timesteps=False, image_encoder=encoder)
+    pictures = {"image": PICTURE, "last_image": PICTURE} if encoder else {}
     with pytest.raises(InputError, match=r"a clip of 13 frames: .* makes up to 9; .* TI2V-5B .* nearest: 9"):
-        make_request(dataclasses.replace(tiny, config=config), PROMPT, num_frames=13)
+        make_request(dataclasses.replace(tiny, config=config), PROMPT, num_frames=13, **pictures)

@@ -149,7 +149,8 @@ def test_image_is_fitted(tiny, tmp_path):
     wide[:, 80:160] = 200
     Image.fromarray(wide).save(tmp_path / "wide.png")
     for source in (tmp_path / "wide.png", str(tmp_path / "wide.png"), wide, Image.fromarray(wide)):
-        (image,) = make_request(tiny, PROMPT, image=source).pictures
+        ((place, image, _),) = make_request(tiny, PROMPT, image=source).given.pictures
+        assert place == 0
         assert image.shape == (16, 32, 3)
         assert image[:, 2:-2].min() >= 190, "the middle of the picture fills the frame"
 
@@ -225,8 +226,9 @@ def test_pictures_are_cut_to_size_and_kept_whole(tiny):
     """The autoencoder needs the clip's size; the image encoder sees the whole picture."""
     model = _with(tiny, transformer={"in_channels": 12})
     request = make_request(model, PROMPT, **BOTH)
-    assert [p.shape for p in request.pictures] == [(16, 32, 3)] * 2
-    assert [p.shape for p in request.originals] == [(32, 32, 3)] * 2
+    assert [p.place for p in request.given.pictures] == [0, 2]
+    assert [p.fitted.shape for p in request.given.pictures] == [(16, 32, 3)] * 2
+    assert [p.original.shape for p in request.given.pictures] == [(32, 32, 3)] * 2
 
 
 @pytest.mark.parametrize(

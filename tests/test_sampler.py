@@ -10,8 +10,8 @@ import pytest
 import vidjax
 from vidjax.diffusion.flow import initial_noise, make_schedule
 from vidjax.diffusion.guidance import make_guidance
+from vidjax.encoding import make_condition
 from vidjax.errors import InputError
-from vidjax.generation import make_condition
 from vidjax.request import make_request
 from vidjax.sampler import make_legs, make_velocity, text_contexts
 

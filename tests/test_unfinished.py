@@ -15,8 +15,8 @@ import vidjax
 from vidjax import unfinished
 from vidjax.clip_file import make_file, part_folder
 from vidjax.errors import InputError
-from vidjax.generation import Watch
 from vidjax.request import make_request
+from vidjax.windows import Watch
 
 PROMPT = "a small red circle moves right on grass"
 WINDOWS = 4
@@ -143,7 +143,7 @@ def test_stopped_before_the_first_window(tiny, tmp_path, monkeypatch):
     def stopped(*args, **kwargs):
         raise KilledError
 
-    monkeypatch.setattr("vidjax.generation.sample_latents", stopped)
+    monkeypatch.setattr("vidjax.windows.sample_latents", stopped)
     with pytest.raises(KilledError):
         make_file(tiny, make_request(tiny, **ASKED), tmp_path / "out.mp4", Watch())
     assert os.listdir(tmp_path) == []

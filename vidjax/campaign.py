@@ -22,7 +22,7 @@ from vidjax.request import make_request
 
 MANIFEST = "manifest.jsonl"
 SETTINGS = frozenset(inspect.signature(make_request).parameters) - {"model", "latents", "output_type"}
-"""What a line of a file may say: arguments of ``vidjax.generate`` that are words, numbers and names of pictures."""
+"""What a line of a file may say: arguments of ``vidjax.generate`` that are words, numbers and names of files."""
 TEMPLATE = frozenset({"template", "variables", "sizes", "seeds"})
 
 
@@ -45,7 +45,7 @@ def read_jobs(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
 
     A line holds arguments of ``vidjax.generate`` by name, or is a template, ``{"template": "a {colour} {thing}",
     "variables": {"colour": [...], "thing": [...]}, "sizes": [[height, width], ...], "seeds": [...]}``: a clip for each
-    combination. Paths of pictures are relative to the current folder.
+    combination. Paths of pictures and clips are relative to the current folder.
 
     Raises:
       InputError: no such file, or a line of it is broken, with its number; nothing of such a file is made.
@@ -169,9 +169,14 @@ def _complete(model: Model, asked: Mapping[str, Any]) -> tuple[tuple, dict[str, 
         "negative_prompt": request.negative_prompts[0],
         "image": asked.get("image"),
         "last_image": asked.get("last_image"),
+        "keyframes": asked.get("keyframes"),
+        "video": asked.get("video"),
+        "strength": request.given.strength if request.given.repaints else None,
+        "mask": asked.get("mask"),
+        "extend": request.given.extend,
         "height": request.height,
         "width": request.width,
-        "num_frames": request.num_frames,
+        "num_frames": request.num_frames - (len(request.given.clip) if request.given.extend else 0),
         "fps": request.fps,
         "num_inference_steps": request.schedule.num_steps,
         "guidance_scale": request.guidance_scales[0],

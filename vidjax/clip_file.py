@@ -9,12 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vidjax.generation import Watch, frames_of
+from vidjax.generation import frames_of
 from vidjax.model import Model
 from vidjax.request import Request
 from vidjax.typing import UInt8
 from vidjax.unfinished import Unfinished, describe, open_folder, until_whole
 from vidjax.video import Video, check_writable, open_writer
+from vidjax.windows import Watch
 
 
 def part_folder(out: Path) -> Path:

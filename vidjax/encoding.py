@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,10 +11,15 @@ import numpy as np
 
 from vidjax import tokenizer as tokenizers
 from vidjax.conditioning.condition import Condition, nothing_given
+from vidjax.long import window_overlap
 from vidjax.model import Model, ModelConfig, spread_batch
+from vidjax.models.wan.vae import VAEConfig
 from vidjax.request import Request
-from vidjax.typing import Array, Float, Params
+from vidjax.typing import Array, Bool, Float, Params, PyTree, UInt8
 from vidjax.video import from_uint8
+
+HELD = 2
+"""Latent frames for which a picture is held: what the encoder saw before the last of them is the picture too."""
 
 
 class Texts(NamedTuple):
@@ -47,40 +52,106 @@ def encode_texts(model: Model, prompts: Sequence[str], negative_prompts: Sequenc
     return Texts(*jnp.split(embeddings, 2))
 
 
+class Clip(NamedTuple):
+    """Of a clip that is painted over: the latents of a window, and which of their places stay."""
+
+    latents: Float[Array, "B f h w z"]
+    keep: Bool[np.ndarray, "B f h w"] | None
+
+
 def make_condition(
-    model: Model, request: Request, texts: Texts | None = None, past: Array | np.ndarray | None = None
+    model: Model,
+    window: Request,
+    texts: Texts | None = None,
+    past: Array | np.ndarray | None = None,
+    clip: Clip | None = None,
 ) -> Condition:
     """What a clip of one window is made from: text embeddings, and what is given.
 
-    That is the pictures of the request; or ``past``, the latents [B, k, h, w, z] or frames, uint8 [B, H, W, 3], that
-    the window before it ends with.
+    That is what the window has; ``past``, the latents [B, k, h, w, z] or frames, uint8 [B, H, W, 3], that the window
+    before it ends with; and what is kept of ``clip``.
     """
     config = model.config
-    texts = encode_texts(model, *text_key(request)) if texts is None else texts
-    given, mask = nothing_given(request.batch, config.latent_shape(request.num_frames, request.height, request.width))
+    texts = encode_texts(model, *text_key(window)) if texts is None else texts
+    given, mask = nothing_given(window.batch, config.latent_shape(window.num_frames, window.height, window.width))
     condition = Condition(texts.positive, texts.negative, given, mask)
     if config.pictures == "frames":
-        if request.pictures:
-            past = _encode_frames(config, model.params["vae"], from_uint8(jnp.asarray(request.pictures[0]))[None])
-        if past is not None:
-            k = past.shape[1]
-            condition = condition._replace(given=given.at[:, :k].set(past), mask=mask.at[:, :k].set(True))
-    elif request.pictures or past is not None:
-        clips = [request.pictures] if past is None else [(frame,) for frame in past]
+        for place, latents in _given_latents(model, window, past):
+            there = slice(place, place + latents.shape[1])
+            condition = condition._replace(
+                given=condition.given.at[:, there].set(latents), mask=condition.mask.at[:, there].set(True)
+            )
+    elif window.given.pictures or past is not None:
+        clips = [[p.fitted for p in window.given.pictures]] if past is None else [[frame] for frame in past]
         if config.pictures == "channels":
-            channels = jnp.concatenate([_picture_channels(model, request, pictures) for pictures in clips])
-            condition = condition._replace(channels=_batch(channels, request.batch))
+            channels = jnp.concatenate([_picture_channels(model, window, pictures) for pictures in clips])
+            condition = condition._replace(channels=_batch(channels, window.batch))
         if config.image_encoder is not None:
-            seen = [request.originals] if past is None else clips
+            seen = [[p.original for p in window.given.pictures]] if past is None else clips
             tokens = jnp.concatenate([_picture_tokens(model, pictures) for pictures in seen])
-            condition = condition._replace(image=_batch(tokens, request.batch))
+            condition = condition._replace(image=_batch(tokens, window.batch))
+    if clip is not None and clip.keep is not None:
+        condition = condition._replace(kept=clip.latents, keep=jnp.asarray(clip.keep))
     return jax.tree.map(functools.partial(spread_batch, model), condition)
 
 
-def _picture_channels(model: Model, request: Request, pictures: Sequence[np.ndarray]) -> Array:
+def _given_latents(model: Model, window: Request, past: Array | np.ndarray | None) -> Iterator[tuple[int, Array]]:
+    """Latent frames, and from where on they are given."""
+    config, given = model.config, window.given
+    if past is not None:
+        yield 0, jnp.asarray(past)
+    for picture in given.pictures:
+        # Behind the first latent frame each one is several frames: there a picture is held.
+        frames = 1 if picture.place == 0 else 1 + HELD * config.vae.temporal_factor
+        yield picture.place, encode_clip(model, np.stack([picture.fitted] * frames))[:, -1:]
+    if given.extend == "before":
+        latents = encode_beginning(model, given.clip, window_overlap(config))
+        yield window.rollout.size - latents.shape[1], latents
+
+
+def encode_clip(model: Model, frames: UInt8[np.ndarray, "F H W 3"]) -> Float[Array, "1 f h w z"]:
+    """Normalized latents of a clip, one latent frame at a time: memory does not grow with the clip."""
+    ratio, cache, latents = model.config.vae.temporal_factor, None, []
+    for end in range(1, len(frames) + 1, ratio):
+        chunk = frames[max(0, end - ratio) : end]
+        encoded, cache = _encode_chunk(model.config, model.params["vae"], cache, chunk[None])
+        latents.append(encoded)
+    return jnp.concatenate(latents, axis=1)
+
+
+def encode_end(model: Model, clip: UInt8[np.ndarray, "F H W 3"], count: int) -> Float[Array, "1 f h w z"]:
+    """The end of a clip as a clip of its own: a first latent frame, and ``count`` of several frames each.
+
+    A clip that is too short for these stands still before it begins.
+    """
+    ratio = model.config.vae.temporal_factor
+    frames = clip[-1 - ratio * count :]
+    before = np.repeat(frames[:1], 1 + ratio * count - len(frames), axis=0)
+    return encode_clip(model, np.concatenate([before, frames]))
+
+
+def encode_beginning(model: Model, clip: UInt8[np.ndarray, "F H W 3"], count: int) -> Float[Array, "1 f h w z"]:
+    """The first ``count`` latent frames of a clip as if something were before it: each of several frames.
+
+    A clip that is too short for these stands still when it has ended.
+    """
+    frames = clip[np.minimum(np.arange(count * model.config.vae.temporal_factor), len(clip) - 1)]
+    return encode_clip(model, np.concatenate([frames[:1], frames]))[:, 1:]
+
+
+def kept_places(config: VAEConfig, mask: Bool[np.ndarray, "F H W"]) -> Bool[np.ndarray, "f h w"]:
+    """Which places of the latents stay: those none of whose pixels are painted over."""
+    ratio, s = config.temporal_factor, config.spatial_factor
+    F, H, W = mask.shape
+    # The first latent frame holds one frame only.
+    mask = np.concatenate([np.repeat(mask[:1], ratio - 1, axis=0), mask])
+    return ~mask.reshape((F - 1) // ratio + 1, ratio, H // s, s, W // s, s).any(axis=(1, 3, 5))
+
+
+def _picture_channels(model: Model, window: Request, pictures: Sequence[np.ndarray]) -> Array:
     """[1, f, h, w, e]: the pictures in an otherwise grey clip, encoded, and which frames they are."""
-    given = np.zeros(request.num_frames, bool)
-    frames = np.zeros((request.num_frames, request.height, request.width, 3), np.float32)
+    given = np.zeros(window.num_frames, bool)
+    frames = np.zeros((window.num_frames, window.height, window.width, 3), np.float32)
     for i, picture in zip((0, -1), pictures, strict=False):
         given[i], frames[i] = True, from_uint8(picture)
     latents = _encode_frames(model.config, model.params["vae"], frames)
@@ -111,6 +182,14 @@ def _encode_frames(config: ModelConfig, params: Params, frames: Array) -> Array:
     vae = config.modules.vae
     mean, _ = vae.encode(config.vae, params, frames[None])
     return vae.normalize(config.vae, mean)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _encode_chunk(config: ModelConfig, params: Params, cache: PyTree | None, frames: Array) -> tuple[Array, PyTree]:
+    """Normalized latents of the next frames, uint8 [B, n, H, W, 3], and the cache to go on with."""
+    vae = config.modules.vae
+    (mean, _), cache = vae.encode_chunk(config.vae, params, cache, from_uint8(frames))
+    return vae.normalize(config.vae, mean), cache
 
 
 @functools.partial(jax.jit, static_argnames="config")

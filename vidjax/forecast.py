@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vidjax.diffusion import sampling
 from vidjax.diffusion.solvers import SOLVERS
-from vidjax.encoding import make_condition
+from vidjax.encoding import Clip, make_condition
 from vidjax.generation import decode_chunk, on_mesh
 from vidjax.model import Model, denoiser_params, spread_batch
 from vidjax.parallel.rules import device_bytes
@@ -21,8 +22,9 @@ GIB = 2**30
 
 def outline(request: Request) -> str:
     """The plan in a line."""
-    rollout, steps = request.rollout, request.schedule.num_steps
-    windows = "1 window" if rollout.count == 1 else f"{rollout.count} windows"
+    rollout, steps = request.rollout, request.walk.num_steps
+    count = len(rollout.windows)
+    windows = "1 window" if count == 1 else f"{count} windows"
     size = f"{request.width}x{request.height}, {request.num_frames / request.fps:.1f} s"
     return f"{windows} of {rollout.frames(rollout.size)} frames, {steps} steps each: {request.num_frames} of {size}"
 
@@ -49,21 +51,29 @@ def memory(model: Model, request: Request) -> Memory:
     if model.offload:
         resident = {part: size for part, size in resident.items() if not part.startswith("transformer")}
     with on_mesh(model):
-        condition = make_condition(model, window)
+        condition = make_condition(model, window, clip=_blank(model, window))
         x = spread_batch(model, jnp.zeros_like(condition.given))
         walks = []
-        for leg in make_legs(model.config, request.schedule, request.guidance_scales):
+        for leg in make_legs(model.config, request.walk, request.guidance_scales):
             own = _step(model, window, condition, x, leg)
             walks.append(own + sum(size for part, size in resident.items() if part != leg.part))
         decoding = _decoder(model, x[:, :1]) + sum(size for part, size in resident.items() if part != "vae")
     return Memory(sum(resident.values()), max(walks), decoding)
 
 
+def _blank(model: Model, window: Request) -> Clip | None:
+    """In place of a clip of which something is kept."""
+    if window.given.mask is None:
+        return None
+    shape = window.batch, *model.config.latent_shape(window.num_frames, window.height, window.width)
+    return Clip(jnp.zeros(shape), np.zeros(shape[:-1], bool))
+
+
 def _step(model: Model, request: Request, condition: Any, x: Array, leg: Any) -> int:
     solver = SOLVERS[request.solver]
     params = denoiser_params(model, leg.part)
     contexts = text_contexts(model.config, params, condition, *needed(leg.scale, request.guidance))
-    row = sampling.steps(solver.plan(request.schedule), leg.first, leg.first + 1)
+    row = sampling.steps(solver.plan(request.walk), leg.first, leg.first + 1)
     step = functools.partial(run_steps.lower, model.config, request.solver, request.guidance)
     return _need(step(params, contexts, condition, jnp.float32(leg.scale), solver.init(x), row).compile())
 

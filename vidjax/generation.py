@@ -1,35 +1,33 @@
 """From words, and perhaps a picture, to a video: prompt -> text -> latents -> frames."""
 
 import contextlib
-import dataclasses
 import functools
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vidjax import unfinished
-from vidjax.conditioning.condition import Condition
-from vidjax.diffusion.flow import initial_noise
-from vidjax.encoding import TextKey, Texts, encode_texts, make_condition, text_key
+from vidjax.encoding import encode_end
 from vidjax.errors import InputError
-from vidjax.long import Rollout, continues
+from vidjax.long import Rollout, continues, window_overlap
 from vidjax.model import Model, ModelConfig, spread_batch
 from vidjax.parallel.distributed import to_host
 from vidjax.request import Prompt, Request, make_request
-from vidjax.sampler import sample_with_progress
 from vidjax.typing import Array, Float, Params, PyTree, UInt8
 from vidjax.unfinished import Unfinished, describe
 from vidjax.video import Video, to_uint8
+from vidjax.windows import MakeWindow, OnStage, Watch, open_windows
 
-OnStage = Callable[[str, float], None]
+CLIP_CHUNK = 16
+"""Frames of a clip that is gone on with are passed on so many at a time."""
 
-MakeWindow = Callable[[int, Any], Array]
-"""``(i, what it goes on from) -> latents`` [B, f, h, w, z] of window ``i``."""
+WARMED = 2
+"""Latent frames of several frames that the decoder sees before those that a clip is gone on from."""
 
 
 def generate(
@@ -39,6 +37,11 @@ def generate(
     negative_prompt: str | Sequence[str] = "",
     image: Any = None,
     last_image: Any = None,
+    keyframes: Mapping[Any, Any] | None = None,
+    video: Any = None,
+    strength: float | None = None,
+    mask: Any = None,
+    extend: str | None = None,
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
@@ -68,7 +71,16 @@ def generate(
         it changes with the window nearest to then.
       negative_prompt: what guidance leads away from; one text, or one a prompt.
       image: the first frame (path, array or PIL image), scaled and cropped to the size of the clip.
-      last_image: the last frame, for models that are trained for it.
+      last_image: the last frame, and ``keyframes``, pictures by frame (multiples of 4), for models that are trained
+        for it. A picture behind the first frame stands still for the four frames up to its own.
+      video: a clip (path, ``Video`` or uint8 [F, H, W, 3]) that is painted over as the prompt says; or gone on with.
+      strength: how much noise it is painted over from: above 0, where it would stay as it is, up to 1, where nothing
+        of it is left. None: 0.7, or with a ``mask`` 1.
+      mask: where the clip is painted over: a picture of its size, white there, or an array, true there: [H, W], or
+        [F, H, W]. What is around stays as the autoencoder shows it.
+      extend: ``after``, the clip goes on behind its end, or ``before``, there is something before its beginning.
+        ``num_frames`` or ``duration`` say how much is added; the result is the whole, the clip's own frames as they
+        are.
       height, width: pixels. ``num_frames``: ``1 + 4 n``; or ``duration`` in seconds, to the nearest such count.
       fps: frames per second of the result; it changes the speed, not what is sampled.
       num_inference_steps: 1 to 1000. guidance_scale: 1 means none. solver: ``unipc``, ``euler`` or ``heun``.
@@ -95,6 +107,11 @@ def generate(
         negative_prompt=negative_prompt,
         image=image,
         last_image=last_image,
+        keyframes=keyframes,
+        video=video,
+        strength=strength,
+        mask=mask,
+        extend=extend,
         height=height,
         width=width,
         num_frames=num_frames,
@@ -115,7 +132,7 @@ def generate(
     watch = Watch(progress, on_stage)
     with on_mesh(model):
         if output_type == "latent":
-            with _windows(model, [request], watch) as make:
+            with open_windows(model, [request], watch) as make:
                 return jnp.concatenate(list(_roll(make, request.rollout)), axis=1)
     clips = np.concatenate(list(frames_of(model, [request], watch)), axis=1)
     videos = [Video(clip, request.fps) for clip in clips]
@@ -166,13 +183,6 @@ def generate_each(model: Model, requests: Sequence[Request], batch: int) -> list
     return [Video(clip, request.fps) for clip, request in zip(clips, requests, strict=False)]
 
 
-class Watch(NamedTuple):
-    """Who is told how it goes: people, by a bar, and ``on_stage(name, seconds)`` after each stage of each window."""
-
-    progress: bool = False
-    on_stage: OnStage = lambda name, seconds: None
-
-
 def frames_of(
     model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None = None
 ) -> Iterator[UInt8[np.ndarray, "B n H W 3"]]:
@@ -188,119 +198,60 @@ def frames_of(
 
 
 def _frames(model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None) -> Iterator[np.ndarray]:
-    rollout = requests[0].rollout
-    with _windows(model, requests, watch, kept) as make:
-        if continues(model.config) != "frame":
-            cache = None
-            for latents in _roll(make, rollout):
+    side = requests[0].given.extend
+    if side == "after":
+        yield from _clips(requests)
+    yield from _new_frames(model, requests, watch, kept)
+    if side == "before":
+        yield from _clips(requests)
+
+
+def _clips(requests: Sequence[Request]) -> Iterator[np.ndarray]:
+    """The clips that are gone on with, each as often as its request has prompts."""
+    clips = [request.given.clip for request in requests for _ in range(request.batch)]
+    for start in range(0, len(clips[0]), CLIP_CHUNK):
+        yield np.stack([clip[start : start + CLIP_CHUNK] for clip in clips])
+
+
+def _new_frames(
+    model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None
+) -> Iterator[np.ndarray]:
+    rollout, side = requests[0].rollout, requests[0].given.extend
+    with open_windows(model, requests, watch, kept) as make:
+        if side == "before":
+            latents = make(0, None)[:, : -window_overlap(model.config)]
+            yield from _timed("decoding", watch, decode(model, latents))
+        elif continues(model.config) != "frame":
+            given, cache = _ends(model, requests) if side else (None, None)
+            for latents in _roll(make, rollout, given):
                 cache = yield from _timed("decoding", watch, decode(model, latents, cache))
-            return
-        last = None
-        for i in range(rollout.count):
-            # A window is a clip of its own here, whose first frame is the last one of the window before.
-            latents = make(i, last)[:, : rollout.new(i).stop]
-            for n, frames in enumerate(_timed("decoding", watch, decode(model, latents))):
-                if n or not i:
-                    yield frames
-            last = frames[:, -1]
+        else:
+            last = np.stack([r.given.clip[-1] for r in requests for _ in range(r.batch)]) if side else None
+            for i in rollout.windows:
+                # A window is a clip of its own here, whose first frame is the last one of the window before.
+                latents = make(i, last)[:, : rollout.new(i).stop]
+                for n, frames in enumerate(_timed("decoding", watch, decode(model, latents))):
+                    if n or not i:
+                        yield frames
+                last = frames[:, -1]
 
 
-def _roll(make: MakeWindow, rollout: Rollout) -> Iterator[Float[Array, "B f h w z"]]:
-    """The new latents of each window, where windows go on from latents."""
-    given = None
-    for i in range(rollout.count):
+def _ends(model: Model, requests: Sequence[Request]) -> tuple[Float[Array, "B k h w z"], PyTree]:
+    """The latents that clips end with, and the decoder's cache behind them."""
+    count = window_overlap(model.config)
+    ends = [encode_end(model, request.given.clip, count + WARMED) for request in requests for _ in range(request.batch)]
+    latents, cache = spread_batch(model, jnp.concatenate(ends)), None
+    for i in range(latents.shape[1]):
+        _, cache = decode_chunk(model.config, model.params["vae"], cache, latents[:, i : i + 1])
+    return latents[:, -count:], cache
+
+
+def _roll(make: MakeWindow, rollout: Rollout, given: Array | None = None) -> Iterator[Float[Array, "B f h w z"]]:
+    """The new latents of each window, where windows go on from latents; the first from those that are ``given``."""
+    for i in rollout.windows:
         latents = make(i, given)
         yield latents[:, rollout.new(i)]
         given = latents[:, rollout.size - rollout.overlap :]
-
-
-@contextlib.contextmanager
-def _windows(
-    model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None = None
-) -> Iterator[MakeWindow]:
-    """The function that makes window ``i`` from what it goes on from, behind one progress bar for all."""
-    from tqdm import tqdm
-
-    rollout, steps = requests[0].rollout, requests[0].schedule.num_steps
-    with _stage("text", watch.on_stage):
-        texts = jax.block_until_ready(_all_texts(model, requests))
-    found = 0 if kept is None else unfinished.count(kept)
-    whole = {"total": rollout.count * steps, "initial": found * steps}
-    bar = tqdm(**whole, desc="sampling", unit="step", disable=not watch.progress)
-
-    def on_step(state: PyTree) -> None:
-        jax.block_until_ready(state)
-        bar.update()
-
-    def make(i: int, past: Array | np.ndarray | None) -> Float[Array, "B f h w z"]:
-        latents = None if kept is None else unfinished.read(kept, i)
-        if latents is not None:
-            latents = spread_batch(model, jnp.asarray(latents))
-        else:
-            with _stage("sampling", watch.on_stage):
-                latents = _sample_window(model, requests, texts, i, past, on_step)
-            if kept is not None:
-                unfinished.write(kept, i, to_host(latents))
-        if i + 1 == rollout.count:
-            bar.close()
-        return latents
-
-    with bar:
-        yield make
-
-
-def _sample_window(
-    model: Model,
-    requests: Sequence[Request],
-    texts: Mapping[TextKey, Texts],
-    i: int,
-    past: Array | np.ndarray | None,
-    on_step: Callable[[PyTree], None],
-) -> Float[Array, "B f h w z"]:
-    windows = [request.window(i) for request in requests]
-    conditions, row = [], 0
-    for window in windows:
-        own = None if past is None else past[row : row + window.batch]
-        conditions.append(make_condition(model, window, texts[text_key(window)], own))
-        row += window.batch
-    condition = conditions[0]
-    if len(conditions) > 1:
-        condition = jax.tree.map(lambda *each: spread_batch(model, jnp.concatenate(each)), *conditions)
-    seeds = tuple(seed for window in windows for seed in window.seeds)
-    return sample_latents(model, dataclasses.replace(windows[0], seeds=seeds), i, condition, on_step)
-
-
-def _all_texts(model: Model, requests: Sequence[Request]) -> dict[TextKey, Texts]:
-    """Those of every window, each computed once."""
-    keys = {(texts, request.negative_prompts): None for request in requests for texts in request.texts}
-    return {key: encode_texts(model, *key) for key in keys}
-
-
-def sample_latents(
-    model: Model, request: Request, window: int, condition: Condition, on_step: Callable[[PyTree], None]
-) -> Float[Array, "B f h w z"]:
-    """Normalized latents of a window; its noise is a function of the seed and of the window's number."""
-    shape = condition.given.shape[1:]
-    if request.latents is None:
-        noise = jnp.stack([window_noise(seed, window, shape) for seed in request.seeds])
-    else:
-        noise = jnp.asarray(request.latents)
-    return sample_with_progress(
-        model,
-        spread_batch(model, noise),
-        condition,
-        request.schedule,
-        request.guidance_scales,
-        request.solver,
-        request.guidance,
-        on_step,
-    )
-
-
-def window_noise(seed: int, window: int, shape: tuple[int, ...]) -> Float[Array, "f h w z"]:
-    """What a window starts from; the first is that of a clip of one window, so that a longer clip begins as it does."""
-    key = jax.random.key(seed)
-    return initial_noise(jax.random.fold_in(key, window) if window else key, shape)
 
 
 def decode(
@@ -331,13 +282,6 @@ def decode_chunk(config: ModelConfig, params: Params, cache: PyTree | None, late
 def on_mesh(model: Model) -> contextlib.AbstractContextManager:
     """The model's mesh, if it has one, is the one that is set."""
     return jax.set_mesh(model.mesh) if model.mesh is not None else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _stage(name: str, on_stage: OnStage) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    on_stage(name, time.perf_counter() - start)
 
 
 def _timed(name: str, watch: Watch, items: Generator[np.ndarray, None, PyTree]) -> Generator[np.ndarray, None, PyTree]:

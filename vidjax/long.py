@@ -19,18 +19,25 @@ MAX_FRAMES = 1 + 2**20
 class Rollout(NamedTuple):
     """``length`` latent frames, made in windows of ``size``; each but the first is given ``overlap`` of them.
 
-    All but the first latent frame are ``ratio`` frames.
+    All but the first latent frame are ``ratio`` frames. The first ``begun`` windows are there already, in a clip that
+    is gone on with.
     """
 
     length: int
     size: int
     overlap: int
     ratio: int
+    begun: int = 0
 
     @property
     def count(self) -> int:
         """How many windows there are."""
         return 1 + max(0, -(-(self.length - self.size) // (self.size - self.overlap)))
+
+    @property
+    def windows(self) -> range:
+        """Those that are made."""
+        return range(self.begun, self.count)
 
     def frames(self, latent_frames: int) -> int:
         """How many frames the first so many latent frames are."""
@@ -60,6 +67,12 @@ def window_frames(config: ModelConfig) -> int:
     return config.sampling.num_frames
 
 
+def window_overlap(config: ModelConfig) -> int:
+    """Latent frames that a window is given of the one before."""
+    size = 1 + (window_frames(config) - 1) // config.vae.temporal_factor
+    return min(GIVEN, size - 1) if continues(config) == "latents" else 1
+
+
 def make_rollout(config: ModelConfig, num_frames: int) -> Rollout:
     """How a clip is made; one that fits a window is one window of its own size.
 
@@ -70,32 +83,33 @@ def make_rollout(config: ModelConfig, num_frames: int) -> Rollout:
     length, size = (1 + (frames - 1) // ratio for frames in (num_frames, most))
     if length <= size:
         return Rollout(length, length, 0, ratio)
-    chained = continues(config)
-    if chained is None:
+    if continues(config) is None:
         raise InputError(
             f"a clip of {num_frames} frames: this model makes up to {most}; the bundled model, Wan's TI2V-5B and its "
             f"image-to-video models can go on from there; nearest: {most}"
         )
-    return Rollout(length, size, min(GIVEN, size - 1) if chained == "latents" else 1, ratio)
+    return Rollout(length, size, window_overlap(config), ratio)
 
 
 def texts_by_window(script: Sequence[tuple[float, str]], rollout: Rollout, fps: float) -> tuple[str, ...]:
     """The text of each window, from (second, text) in order, the first at 0: that of the middle of its new frames.
 
+    Seconds are counted from where the first window that is made begins.
+
     Raises:
       InputError: a text would hold for no window.
     """
-    chosen = []
+    chosen, begun = [], rollout.frames(rollout.first(rollout.begun))
     for i in range(rollout.count):
         # The last window's is that of a whole one: a longer clip must begin as a shorter one.
-        middle = sum(rollout.frames(rollout.first(j)) for j in (i, i + 1)) / 2 / fps
+        middle = max(0, sum(rollout.frames(rollout.first(j)) for j in (i, i + 1)) / 2 - begun) / fps
         chosen.append(max(n for n, (start, _) in enumerate(script) if start <= middle))
     for n, (start, _) in enumerate(script):
         if n not in chosen:
             piece = (rollout.size - rollout.overlap) * rollout.ratio / fps
+            length = (rollout.frames(rollout.length) - begun) / fps
             raise InputError(
-                f"prompt from {start:g} s on: it would hold nowhere in a clip of "
-                f"{rollout.frames(rollout.length) / fps:.1f} s; a clip is made in pieces of {piece:.1f} s, and each "
-                "prompt needs one of its own"
+                f"prompt from {start:g} s on: it would hold nowhere in a clip of {length:.1f} s; a clip is made in "
+                f"pieces of {piece:.1f} s, and each prompt needs one of its own"
             )
     return tuple(script[n][1] for n in chosen)

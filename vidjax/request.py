@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from vidjax.diffusion.flow import GRIDS, Schedule, make_schedule
+from vidjax.diffusion.flow import GRIDS, Schedule, last_steps, make_schedule
 from vidjax.diffusion.guidance import GUIDANCE, Guidance, make_guidance
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.errors import InputError
-from vidjax.image import fit_image, read_image
+from vidjax.given import Given, check_given, extension, read_clip, read_mask, read_pictures
 from vidjax.long import MAX_FRAMES, Rollout, continues, make_rollout, texts_by_window
 from vidjax.model import Model, ModelConfig
 
@@ -21,6 +21,8 @@ MAX_STEPS = 1000
 MAX_SIDE = 8192
 MAX_FPS = 1000
 MAX_SECONDS = 86400
+STRENGTH = 0.7
+"""Of noise that a clip is painted over from, where nothing is said: what it shows stays, what it looks like changes."""
 
 Prompt = str | Mapping[float, str]
 """What is to be seen; or by the seconds at which it changes, the first 0."""
@@ -30,16 +32,14 @@ Prompt = str | Mapping[float, str]
 class Request:
     """One call of ``generate``, complete and known to fit the model.
 
-    ``texts`` has the prompts of each window of the ``rollout``, one a clip. ``pictures``, first frame and last, are
-    uint8 [height, width, 3]; ``originals`` are the same before they were cut to size. ``guidance_scales`` has one for
-    each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
+    ``texts`` has the prompts of each window of the ``rollout``, one a clip. ``num_frames`` are those of the result.
+    ``guidance_scales`` has one for each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
     """
 
     texts: tuple[tuple[str, ...], ...]
     negative_prompts: tuple[str, ...]
     seeds: tuple[int, ...]
-    pictures: tuple[np.ndarray, ...]
-    originals: tuple[np.ndarray, ...]
+    given: Given
     height: int
     width: int
     num_frames: int
@@ -60,19 +60,22 @@ class Request:
     def batch(self) -> int:
         return len(self.prompts)
 
+    @property
+    def walk(self) -> Schedule:
+        """The steps that are made: all of them, or the last where a clip is painted over."""
+        return last_steps(self.schedule, self.given.strength)
+
     def window(self, i: int) -> "Request":
-        """A window as a request of its own, but for what the one before gives it; pictures belong to the first."""
-        if self.rollout.count == 1:
-            return self
-        rollout = self.rollout._replace(length=self.rollout.size, overlap=0)
-        own = {} if i == 0 else {"pictures": (), "originals": ()}
-        frames = rollout.frames(rollout.size)
-        return dataclasses.replace(self, texts=(self.texts[i],), num_frames=frames, rollout=rollout, **own)
+        """A window as a request of its own, but for what it is given by the one before, and by a clip."""
+        whole = self.rollout
+        rollout = Rollout(whole.size, whole.size, 0, whole.ratio)
+        given, frames = self.given.window(whole, i), rollout.frames(rollout.size)
+        return dataclasses.replace(self, texts=(self.texts[i],), num_frames=frames, rollout=rollout, given=given)
 
     @property
     def program(self) -> tuple:
         """Requests in which this is equal can be sampled as one batch: they differ in words, seeds and pictures."""
-        size = self.height, self.width, self.num_frames, len(self.pictures)
+        size = self.height, self.width, self.num_frames, *self.given.kind
         times = tuple(self.schedule.sigmas.tolist()), tuple(self.schedule.times.tolist())
         return *size, *times, self.guidance_scales, self.guidance, self.solver
 
@@ -84,6 +87,11 @@ def make_request(
     negative_prompt: str | Sequence[str] = "",
     image: Any = None,
     last_image: Any = None,
+    keyframes: Mapping[Any, Any] | None = None,
+    video: Any = None,
+    strength: float | None = None,
+    mask: Any = None,
+    extend: str | None = None,
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
@@ -125,15 +133,25 @@ def make_request(
     )
     fps = _number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
     height, width = clip_size(config, height, width)
-    num_frames = clip_frames(config, num_frames, duration, fps, MAX_FRAMES if continues(config) else None)
-    rollout = make_rollout(config, num_frames)
+    check_given(model, image, last_image, keyframes, video, strength, mask, extend)
+    if video is None:
+        given = Given()
+        num_frames = clip_frames(config, num_frames, duration, fps, MAX_FRAMES if continues(config) else None)
+        rollout = make_rollout(config, num_frames)
+    elif extend is not None:
+        asked = None if num_frames is duration is None else asked_frames(num_frames, duration, fps)
+        rollout, added = extension(config, extend, asked)
+        clip, _ = read_clip(video, fps, height, width)
+        given, num_frames = Given(clip=clip, extend=extend), len(clip) + added
+    else:
+        given, num_frames = _painted_over(config, video, strength, mask, num_frames, duration, fps, height, width)
+        rollout = make_rollout(config, num_frames)
     texts = [texts_by_window(script, rollout, fps) for script in scripts]
     request = Request(
         texts=tuple(zip(*texts, strict=True)),
         negative_prompts=_negatives(negative_prompt, len(scripts)),
         seeds=_seeds(seed, len(scripts)),
-        pictures=(),
-        originals=(),
+        given=given,
         height=height,
         width=width,
         num_frames=num_frames,
@@ -145,12 +163,14 @@ def make_request(
         solver=solver,
         latents=None,
     )
-    _check_pictures(model, image, last_image, request.num_frames)
     if rollout.count > 1:
         _check_long(config, last_image, latents, output_type)
-    originals = tuple(read_image(source) for source in (image, last_image) if source is not None)
-    pictures = tuple(fit_image(picture, height, width) for picture in originals)
-    request = dataclasses.replace(request, pictures=pictures, originals=originals)
+    if extend is not None and (latents is not None or output_type == "latent"):
+        raise InputError(
+            "extend: the result is the clip's own frames and new ones; there is no output or input of latents"
+        )
+    pictures = read_pictures(config, image, last_image, keyframes, num_frames, height, width)
+    request = dataclasses.replace(request, given=given._replace(pictures=pictures))
     if latents is not None:
         request = dataclasses.replace(request, latents=_latents(config, request, latents))
     return request
@@ -203,19 +223,33 @@ def _interval(interval: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def _check_pictures(model: Model, image: Any, last_image: Any, num_frames: int) -> None:
-    fewest, most = model.config.num_pictures
-    given = [name for name, value in (("image", image), ("last_image", last_image)) if value is not None]
-    wanted = ("no picture", "image", "image and last_image")
-    if given == ["last_image"]:
-        raise InputError("last_image without image: give the first frame too")
-    if len(given) > most:
-        able = "the bundled model and Wan's image-to-video models" if most == 0 else "Wan's first-and-last-frame models"
-        raise InputError(f"{given[-1]}: {model.name} takes {wanted[most]}; {able} can be given it")
-    if len(given) < fewest:
-        raise InputError(f"{model.name} makes clips from pictures: it needs {wanted[fewest]}")
-    if len(given) == 2 and num_frames == 1:
-        raise InputError("num_frames=1: a clip from image to last_image has at least 5 frames")
+def _painted_over(
+    config: ModelConfig,
+    video: Any,
+    strength: float | None,
+    mask: Any,
+    num_frames: int | None,
+    duration: float | None,
+    fps: float,
+    height: int,
+    width: int,
+) -> tuple[Given, int]:
+    """The clip, of as many frames as asked for or as it has, and where and how far it is painted over."""
+    if strength is None:
+        strength = STRENGTH if mask is None else 1.0
+    strength = _number("strength", strength, 0, 1)
+    if strength == 0:
+        raise InputError("strength=0.0: the clip would stay as it is; give more, up to 1")
+    asked = None
+    if num_frames is not None or duration is not None:
+        asked = clip_frames(config, num_frames, duration, fps, MAX_FRAMES)
+    clip, size = read_clip(video, fps, height, width, asked)
+    if asked is not None and len(clip) < asked:
+        raise InputError(f"a clip of {asked} frames: video has {len(clip)} at {fps:g} frames a second")
+    ratio = config.vae.temporal_factor
+    clip = clip[: 1 + (len(clip) - 1) // ratio * ratio]
+    mask = None if mask is None else read_mask(mask, size, len(clip), height, width)
+    return Given(clip=clip, mask=mask, strength=strength), len(clip)
 
 
 def _check_long(config: ModelConfig, last_image: Any, latents: Any, output_type: str) -> None:
@@ -223,7 +257,7 @@ def _check_long(config: ModelConfig, last_image: Any, latents: Any, output_type:
     window = f"num_frames={config.sampling.num_frames} at most"
     if latents is not None:
         raise InputError(f"latents: the noise of a clip of several windows comes from seed; give {window}")
-    if last_image is not None:
+    if last_image is not None and continues(config) == "frame":
         raise InputError(f"last_image: a clip of several windows goes on from their ends; give {window}")
     if output_type == "latent" and continues(config) == "frame":
         raise InputError(f"output_type='latent': this model's windows go on from decoded frames; give {window}")
@@ -311,9 +345,7 @@ def clip_frames(
     step = config.vae.temporal_factor
     most = most or 1 + step * (config.transformer.rope_max_seq_len * config.transformer.patch_size[0] - 1)
     if duration is not None:
-        if num_frames is not None:
-            raise InputError(f"num_frames={num_frames} and duration={duration} both say how long: give one of them")
-        wanted = _number("duration", duration, 0, MAX_SECONDS) * fps
+        wanted = asked_frames(num_frames, duration, fps)
         num_frames = 1 + step * max(0, round((wanted - 1) / step))
         if num_frames > most:
             raise InputError(f"duration={duration}: at {fps:g} frames a second the longest clip is {most / fps:.1f} s")
@@ -323,6 +355,19 @@ def clip_frames(
         near = 1 + step * round((num_frames - 1) / step)
         raise InputError(f"num_frames={num_frames}: must be 1 + a multiple of {step}; nearest: {min(near, most)}")
     return num_frames
+
+
+def asked_frames(num_frames: int | None, duration: float | None, fps: float) -> float:
+    """How many frames the one or the other says.
+
+    Raises:
+      InputError: both do, or it is out of range.
+    """
+    if duration is None:
+        return _whole("num_frames", num_frames, 1, MAX_FRAMES)
+    if num_frames is not None:
+        raise InputError(f"num_frames={num_frames} and duration={duration} both say how long: give one of them")
+    return _number("duration", duration, 0, MAX_SECONDS) * fps
 
 
 def _latents(config: ModelConfig, request: Request, latents: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidjax.conditioning.condition import Condition, paste, with_given
+from vidjax.conditioning.condition import Condition, paste, whole, with_given, with_kept
 from vidjax.diffusion import sampling
 from vidjax.diffusion.flow import TRAIN_STEPS, Grid, Schedule, initial_noise
 from vidjax.diffusion.guidance import Guidance, guide
@@ -62,7 +62,7 @@ def make_sampler(
             velocity = make_velocity(model.config, params[leg.part], contexts, condition, leg.scale, rule)
             of_leg = jax.tree.map(jnp.asarray, sampling.steps(rows, leg.first, leg.last))
             state = sampling.walk(velocity, state, of_leg, SOLVERS[solver])
-        return paste(condition.given, condition.mask, state.x)
+        return whole(condition, state.x)
 
     return sample
 
@@ -130,8 +130,19 @@ def make_velocity(
     guidance: Guidance,
 ) -> Velocity:
     """The velocity that a solver walks, guided if ``contexts`` have a pair; unguided, ``scale`` means nothing."""
+    velocity = _guided_velocity(config, params, contexts, condition, scale, guidance)
+    return velocity if condition.kept is None else with_kept(velocity, condition.kept, condition.keep)
 
-    def whole(context: PyTree, given: Array, mask: Array, channels: Array | None) -> Velocity:
+
+def _guided_velocity(
+    config: ModelConfig,
+    params: Params,
+    contexts: Contexts,
+    condition: Condition,
+    scale: float | Array,
+    guidance: Guidance,
+) -> Velocity:
+    def clip_velocity(context: PyTree, given: Array, mask: Array, channels: Array | None) -> Velocity:
         def denoise(x: Float[Array, "B f h w c"], t: Float[Array, "B f"]) -> Float[Array, "B f h w c"]:
             x = x if channels is None else jnp.concatenate([x, channels], axis=-1)
             velocity = config.modules.denoiser.velocity
@@ -140,10 +151,10 @@ def make_velocity(
         return with_given(denoise, given, mask)
 
     parts = condition.given, condition.mask, condition.channels
-    alone = None if contexts.alone is None else whole(contexts.alone, *parts)
+    alone = None if contexts.alone is None else clip_velocity(contexts.alone, *parts)
     if contexts.pair is None:
         return alone
-    both = whole(contexts.pair, *map(_twice, parts))
+    both = clip_velocity(contexts.pair, *map(_twice, parts))
 
     def free(x: Array) -> Array:
         return paste(jnp.zeros_like(x), condition.mask, x)
@@ -198,4 +209,4 @@ def sample_with_progress(
         state = sampling.walk_on_host(step, state, sampling.steps(rows, leg.first, leg.last), on_step)
         # Let go before the next denoiser comes: the device may not hold two.
         del params, contexts, step
-    return paste(condition.given, condition.mask, state.x)
+    return whole(condition, state.x)

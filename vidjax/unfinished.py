@@ -126,7 +126,7 @@ def _file(kept: Unfinished, window: int) -> Path:
 
 def describe(model: Model, request: Request) -> dict[str, Any]:
     """What was asked for, and of which weights, as JSON: where it differs, so do latents or frames."""
-    pictures = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in request.originals]
+    given = request.given
     return {
         "prompts": _runs(request.texts),
         "negative_prompts": list(request.negative_prompts),
@@ -135,7 +135,11 @@ def describe(model: Model, request: Request) -> dict[str, Any]:
         "height": request.height,
         "width": request.width,
         "fps": request.fps,
-        "pictures": pictures,
+        "pictures": [[picture.place, _digest(picture.original)] for picture in given.pictures],
+        "video": _digest(given.clip),
+        "mask": _digest(given.mask),
+        "extend": given.extend,
+        "strength": given.strength,
         "num_inference_steps": request.schedule.num_steps,
         "guidance_scales": list(request.guidance_scales),
         "guidance": list(request.guidance),
@@ -153,6 +157,10 @@ def describe(model: Model, request: Request) -> dict[str, Any]:
 def _runs(texts: tuple[tuple[str, ...], ...]) -> list[list[Any]]:
     """[window from which they hold, prompts], where they change."""
     return [[i, list(prompts)] for i, prompts in enumerate(texts) if not i or prompts != texts[i - 1]]
+
+
+def _digest(array: np.ndarray | None) -> str | None:
+    return None if array is None else hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
 def _weights(model: Model) -> str:

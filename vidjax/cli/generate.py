@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -41,6 +41,16 @@ class Generate:
     """A picture to start from: the first frame."""
     last_image: Path | None = None
     """The last frame, for models that are trained for it."""
+    keyframes: Annotated[tuple[tuple[int, Path], ...], tyro.conf.arg(metavar="FRAME PICTURE ...")] = ()
+    """Pictures by frame, counted from 0: multiples of 4; for models that are trained for it."""
+    video: Path | None = None
+    """A clip that is painted over as PROMPT says; or gone on with."""
+    strength: float | None = None
+    """How much noise --video is painted over from, up to 1; left out: 0.7, or with --mask 1."""
+    mask: Path | None = None
+    """Where --video is painted over: a picture of its size, white there."""
+    extend: Literal["after", "before"] | None = None
+    """Go on behind the end of --video, or before its beginning; --duration says how much is added."""
     negative_prompt: str = ""
     """What to lead away from."""
     height: int | None = None
@@ -100,9 +110,9 @@ def run(command: Generate) -> None:
         keep_compiled()
         from vidjax import forecast
         from vidjax.clip_file import make_file
-        from vidjax.generation import Watch
         from vidjax.model import load
         from vidjax.request import make_request
+        from vidjax.windows import Watch
 
         model = load(command.model, mesh=_mesh(command), **_loading(command))
         stages = {"loading": time.perf_counter() - start}
@@ -111,6 +121,7 @@ def run(command: Generate) -> None:
             stages[name] = stages.get(name, 0.0) + seconds
 
         settings = {name: getattr(command, name) for name in _settings()}
+        settings["keyframes"] = _by_frame(command)
         prompt = {0.0: command.prompt, **_later(command.then)} if command.then else command.prompt
         request = make_request(model, prompt, **settings)
         if command.dry_run:
@@ -135,6 +146,14 @@ def _later(then: Sequence[tuple[float, str]]) -> dict[float, str]:
     return dict(then)
 
 
+def _by_frame(command: Generate) -> dict[int, Path] | None:
+    """The keyframes, if there are any."""
+    frames = dict(command.keyframes)
+    if len(frames) < len(command.keyframes):
+        raise InputError("--keyframes: each frame once")
+    return frames or None
+
+
 def _run_batch(command: Generate) -> None:
     """``vidjax generate --batch``."""
     if command.prompt is not None:
@@ -150,6 +169,8 @@ def _run_batch(command: Generate) -> None:
 
     given = {name: getattr(command, name) for name in _settings() if getattr(command, name) != getattr(Generate, name)}
     defaults = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    if command.keyframes:
+        defaults["keyframes"] = {str(frame): str(picture) for frame, picture in _by_frame(command).items()}
     jobs = campaign.read_jobs(command.batch, defaults)
     loading = _loading(command)
 

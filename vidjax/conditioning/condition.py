@@ -15,6 +15,8 @@ class Condition(NamedTuple):
     ``text`` and ``negative`` are embeddings of the prompt and of the negative prompt; ``given`` holds normalized
     latents where ``mask`` is true, and says the size of the clip. Models that were trained with one time per clip
     see what is given as ``channels`` beside the latents instead, and some of them as tokens of an image encoder.
+
+    ``kept`` are latents of a clip that is painted over, which stay where ``keep`` is true.
     """
 
     text: Float[Array, "B L D"]
@@ -23,6 +25,8 @@ class Condition(NamedTuple):
     mask: Bool[Array, "B f"]
     channels: Float[Array, "B f h w e"] | None = None
     image: Float[Array, "B I E"] | None = None
+    kept: Float[Array, "B f h w c"] | None = None
+    keep: Bool[Array, "B f h w"] | None = None
 
 
 def nothing_given(batch: int, shape: tuple[int, int, int, int]) -> tuple[Array, Array]:
@@ -33,6 +37,23 @@ def nothing_given(batch: int, shape: tuple[int, int, int, int]) -> tuple[Array, 
 def paste(given: Float[Array, "B f h w c"], mask: Bool[Array, "B f"], x: Float[Array, "B f h w c"]) -> Array:
     """``x`` with the given frames in their places."""
     return jnp.where(mask[:, :, None, None, None], given, x)
+
+
+def whole(condition: Condition, x: Float[Array, "B f h w c"]) -> Array:
+    """``x`` with all in its place that is given or kept."""
+    x = paste(condition.given, condition.mask, x)
+    return x if condition.kept is None else jnp.where(condition.keep[..., None], condition.kept, x)
+
+
+def with_kept(velocity: Velocity, kept: Float[Array, "B f h w c"], keep: Bool[Array, "B f h w"]) -> Velocity:
+    """What is kept goes straight from its noise to where it was; the model sees it as noisy as the rest."""
+
+    def kept_apart(x: Float[Array, "B f h w c"], t: Float[Array, ""]) -> Float[Array, "B f h w c"]:
+        # At the last time there is no noise left: what is kept is pasted then.
+        straight = (x - kept) / jnp.maximum(t, 1e-3)
+        return jnp.where(keep[..., None], straight, velocity(x, t))
+
+    return kept_apart
 
 
 def with_given(

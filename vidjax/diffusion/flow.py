@@ -51,6 +51,12 @@ def make_schedule(num_steps: int, shift: float, grid: Grid = "folder") -> Schedu
     return Schedule(np.append(sigmas, 0.0).astype(np.float32), times.astype(np.float32))
 
 
+def last_steps(schedule: Schedule, strength: float) -> Schedule:
+    """The walk from partly noised video on: that share of the steps, at least one (SDEdit, 2108.01073)."""
+    count = max(1, round(schedule.num_steps * strength))
+    return Schedule(schedule.sigmas[-count - 1 :], schedule.times[-count:])
+
+
 def interpolate(
     x0: Float[Array, "B f h w c"], noise: Float[Array, "B f h w c"], t: Float[Array, "B f"]
 ) -> tuple[Float[Array, "B f h w c"], Float[Array, "B f h w c"]]:

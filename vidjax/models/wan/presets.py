@@ -18,7 +18,8 @@ class SamplingDefaults:
     """What is used where the user names no value. Sizes in pixels, ``fps`` in frames per second.
 
     ``max_text_length`` is in tokens. ``guidance_scale`` 1 turns guidance off; models with two denoisers have a scale
-    of its own for the second, ``guidance_scale_2``.
+    of its own for the second, ``guidance_scale_2``. ``given`` says of weights with one time per frame which latent
+    frames they were trained to be given: the ``first`` ones, or ``any``.
     """
 
     height: int = 480
@@ -30,6 +31,7 @@ class SamplingDefaults:
     flow_shift: float = 5.0
     max_text_length: int = 512
     guidance_scale_2: float | None = None
+    given: str = "first"
 
 
 @dataclasses.dataclass(frozen=True)
