@@ -74,6 +74,7 @@ def test_loss_is_the_velocitys_and_given_frames_do_not_count(task, tiny):
     always = dataclasses.replace(task, given_share=1.0)
     batch = batch_of(task, 16, value=3.0)
     batch["latents"] = batch["latents"].at[:, 0].set(1e4)
+    batch["later"] = jnp.ones(16, bool)  # of such windows the first frame is always given
     flow = jax.jit(lambda batch, key: always.loss(params, batch, key)[1]["flow"])(batch, jax.random.key(0))
     np.testing.assert_allclose(flow, 1 + 3.0**2, rtol=0.1)
 

@@ -56,7 +56,9 @@ def test_whole_denoiser_starts_at_the_model(task, tiny, tmp_path):
     ):
         np.testing.assert_allclose(a, b, atol=1e-6)
     exported = vidjax.load(tmp_path / "run" / "export")
-    assert exported.config == dataclasses.replace(tiny.config)
+    # It was trained to be given any frames; all else is as it was.
+    sampling = dataclasses.replace(tiny.config.sampling, given="any")
+    assert exported.config == dataclasses.replace(tiny.config, sampling=sampling)
     frames = vidjax.generate(exported, "a red circle", progress=False).frames
     np.testing.assert_array_equal(frames, vidjax.generate(tiny, "a red circle", progress=False).frames)
 
@@ -106,6 +108,19 @@ def test_clips_to_look_at_are_those_that_the_model_makes(task, tiny):
         assert clips[text].fps == video.fps
         error = np.abs(clips[text].frames.astype(int) - video.frames.astype(int))
         assert error.max() <= 2, text
+
+
+def test_windows_of_longer_clips(task):
+    """Fine-tuned on beginnings alone a model would forget how to go on; of another length it is never sampled."""
+    data = dataclasses.replace(task.data, num_clips=4, num_long_clips=4, long_frames=17)
+    windows = dataclasses.replace(task, data=data, window=3, later_share=1.0)
+    made = windows.make(TrainConfig(windows, 1, 8))
+    rows = [made.transform(made.source[i], np.random.default_rng(i)) for i in range(8)]
+    assert {row["latents"].shape for row in rows} == {(3, 1, 2, 4)}
+    assert [bool(row["later"]) for row in rows] == [False] * 4 + [True] * 4
+    wrong = dataclasses.replace(windows, window=4)
+    with pytest.raises(InputError, match=r"window=4: .* sampling.num_frames=9, .* nearest: 3"):
+        wrong.make(TrainConfig(wrong, 1, 8))
 
 
 def test_tokens_of_a_batch(task):

@@ -15,7 +15,6 @@ from vidjax.config import TrainConfig
 from vidjax.data.buckets import check_buckets, first_examples
 from vidjax.data.latents import open_latents
 from vidjax.data.source import ClipData, DataConfig, SceneData
-from vidjax.errors import InputError
 from vidjax.models import t5
 from vidjax.models.wan import denoiser
 from vidjax.models.wan.presets import SamplingDefaults
@@ -26,7 +25,7 @@ from vidjax.training.flow_matching import flow_loss, held_out_losses
 from vidjax.training.samples import Parts, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import token_row
-from vidjax.training.windows import cut_window, first_windows
+from vidjax.training.windows import check_window, cut_window, first_windows
 from vidjax.typing import Array, Float, Params, PyTree
 from vidjax.weights import folder
 
@@ -83,7 +82,7 @@ class DenoiserTask:
             what is sampled.
         """
         vae_config = folder.read_config(Path(self.vae), "vae")
-        self._check_window(vae_config.temporal_factor)
+        check_window(self.window, self.sampling, vae_config.temporal_factor)
         check_buckets(
             self.data.buckets(), vae_config.temporal_factor, vae_config.spatial_factor * max(self.model.patch_size[1:])
         )
@@ -115,14 +114,6 @@ class DenoiserTask:
             tokens=lambda batch: math.prod(batch["latents"].shape[:4]) // math.prod(self.model.patch_size),
             sample=lambda params, key: sample_clips(parts, params, on_host, self.data, test, key),
         )
-
-    def _check_window(self, ratio: int) -> None:
-        sampled = 1 + (self.sampling.num_frames - 1) // ratio
-        if self.window is not None and not self.window == sampled > 1:
-            raise InputError(
-                f"window={self.window}: must be the latent frames of sampling.num_frames={self.sampling.num_frames}, "
-                f"at least 2; nearest: {max(sampled, 2)}"
-            )
 
     def smoke(self) -> "DenoiserTask":
         """A copy for seconds; the autoencoder stays as it is."""
@@ -220,7 +211,8 @@ class DenoiserTask:
         folder.write_part(out, "text_encoder", self.text_config(), params["text_encoder"], "bfloat16")
         folder.write_part(out, "vae", vae_config, vae_params, "float16")
         folder.write_tokenizer(out, tokenizer.spiece, tokenizer.max_length)
-        folder.write_index(out, self.sampling.flow_shift, True, dataclasses.asdict(self.sampling))
+        sampling = dataclasses.replace(self.sampling, given="any" if self.given_share else "first")
+        folder.write_index(out, sampling.flow_shift, True, dataclasses.asdict(sampling))
 
 
 @functools.lru_cache(maxsize=4)

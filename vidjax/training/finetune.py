@@ -25,6 +25,7 @@ from vidjax.training.lora import LoRAConfig
 from vidjax.training.samples import Denoise, Encode, Parts, Row, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import encoded_ahead, encoded_in_step
+from vidjax.training.windows import check_window, cut_window, first_windows
 from vidjax.typing import Array, Float, Params, PyTree
 from vidjax.video import Video
 from vidjax.weights import folder, hub
@@ -46,7 +47,10 @@ class FinetuneTask:
       part: which denoiser, of a model with two; it learns at the diffusion times that it is used for.
       time_shift: mean of the normal whose logistic is the diffusion time; None: the logarithm of the model's own
         ``flow_shift``, so that training sees the times that sampling goes through.
-      given_share: share of clips whose first frames are given, for models with one time per frame.
+      given_share: share of clips of which latent frames are given, for models with one time per frame; see
+        ``flow_matching.given_frames``. A model whose latent frames were all trained to be given says so when exported.
+      window: latent frames of a sample, of clips that are longer: as many as the model's own ``num_frames`` are.
+      later_share: share of these samples that begin behind the clip's first latent frame, with some given.
       dtype: what is computed in; trained parameters, their moments and average are float32.
     """
 
@@ -57,6 +61,8 @@ class FinetuneTask:
     caption_dropout: float = 0.1
     time_shift: float | None = None
     given_share: float = 0.3
+    window: int | None = None
+    later_share: float = 0.5
     eval_clips: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
@@ -79,6 +85,7 @@ class FinetuneTask:
             )
             for split in ("train", "test")
         )
+        test = test if self.window is None else first_windows(test, self.window)
         if isinstance(self.data, ListedData):
             texts = encoded_ahead(path, model, ["", *self.data.written()], place / "embeddings")
         else:
@@ -120,6 +127,7 @@ class FinetuneTask:
         jax.eval_shape(functools.partial(self._init, model), jax.random.key(0))
         if model.pictures == "channels":
             raise InputError(f"{path} is given pictures as channels; models that are made from words can be fine-tuned")
+        check_window(self.window, model.sampling, model.vae.temporal_factor)
         check_buckets(self.data.buckets(), model.vae.temporal_factor, max(model.size_multiple))
 
     def _init(self, model: ModelConfig, key: Array) -> Params:
@@ -134,7 +142,10 @@ class FinetuneTask:
 
     def _transform(self, caption_row: Row, example: dict, rng: np.random.Generator) -> dict[str, Any]:
         dropped = rng.random() < self.caption_dropout
-        return _example(caption_row, example, "" if dropped else self.data.caption(example, rng))
+        row = _example(caption_row, example, "" if dropped else self.data.caption(example, rng))
+        if self.window is not None:
+            row["latents"], row["later"] = cut_window(row["latents"], self.window, self.later_share, rng)
+        return row
 
     def _evaluate(
         self, velocity: BatchVelocity, params: Params, caption_row: Row, source: Any, key: Array
@@ -194,6 +205,9 @@ class FinetuneTask:
             return
         shutil.copytree(path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(self.part))
         folder.write_part(out, self.part, model.transformer, params[self.part], "bfloat16")
+        if model.pictures == "frames" and self.given_share:
+            sampling = dataclasses.replace(model.sampling, given="any")
+            folder.write_json(out / "sampling.json", dataclasses.asdict(sampling))
 
 
 def _example(caption_row: Row, example: dict[str, Any], caption: str) -> dict[str, np.ndarray]:

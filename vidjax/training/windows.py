@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from vidjax.data.buckets import Bucketed
+from vidjax.errors import InputError
+from vidjax.models.wan.presets import SamplingDefaults
 from vidjax.typing import Float
 
 
@@ -25,6 +27,20 @@ def cut_window(
     later, start = rng.random() < later_share, rng.integers(max(behind, 1))
     start = 1 + start if later and behind > 0 else 0
     return latents[start : start + frames], bool(start > 0)
+
+
+def check_window(window: int | None, sampling: SamplingDefaults, ratio: int) -> None:
+    """See that samples are as long as what is sampled.
+
+    Raises:
+      InputError: they are not.
+    """
+    sampled = 1 + (sampling.num_frames - 1) // ratio
+    if window is not None and not window == sampled > 1:
+        raise InputError(
+            f"window={window}: must be the latent frames of sampling.num_frames={sampling.num_frames}, at least 2; "
+            f"nearest: {max(sampled, 2)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
