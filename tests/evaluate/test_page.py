@@ -95,7 +95,7 @@ def test_failures_stand_beside_successes():
     right, wrong = choose([looked(True, i) for i in range(9)], 6)
     assert (len(right), len(wrong)) == (6, 0)
     page = make_page(examined(*clips), {})
-    assert "In 8 of 40 every word is to be seen" in page
+    assert "In 8 of 40 every word that is judged is to be seen" in page
     shown = [int(seed) for seed in re.findall(r"made, seed (\d+)", page)]
     assert len(shown) == 24
     assert shown[:4] == [0, 1, 5, 2]

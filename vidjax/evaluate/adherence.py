@@ -27,7 +27,8 @@ BATCH = 8
 FIRST_FRAMES = 16
 """Pictures whose clips are looked at for their first frame."""
 
-LONG_CLIPS = 8
+LONG_CLIPS = 16
+"""Half of them of a subject that rests, whose shape can be told."""
 
 KINDS = ("scores", "ceilings", "reconstructed")
 """What is measured: the model's clips, renderings, and renderings after the autoencoder."""
@@ -212,7 +213,8 @@ def _long(
     ends["reconstructed"] = [_reconstruct(model, end) for end in ends["ceilings"]]
     words = {}
     for kind, frames in ends.items():
-        words[kind] = [tuple(w for w in clip if w.name in drift.WORDS) for clip in look(scenes, frames)]
+        each = zip(scenes, look(scenes, frames), strict=True)
+        words[kind] = [tuple(word for word in clip if word.name in drift.judged(scene)) for scene, clip in each]
     _add_shares(report, words, "long_")
     if all(drift.borders(request.rollout)):
         name = "joint_flicker"

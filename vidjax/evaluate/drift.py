@@ -16,21 +16,29 @@ from vidjax.typing import UInt8
 
 TAIL = 4.0
 """Seconds at the end of a long clip that are looked at."""
-STAYING = {"actions": ("stays still", "spins", "bounces"), "cameras": ("static", "aerial")}
-"""With these a subject is in view as it was from the first second to the last, so that what is lost is the model's."""
-WORDS = ("colour", "place", "shape")
-"""What is judged at the end of a long clip."""
+STILL, MOVING, CAMERAS = ("stays still",), ("spins", "bounces"), ("static", "aerial")
+"""With these a subject is in view from the first second to the last, so that what is lost is the model's fault."""
 
 
 def long_scenes(seed: int, count: int) -> list[Scene]:
-    """Held-out scenes of one subject that stays in view however long the clip is."""
+    """Held-out scenes of one subject that stays in view however long the clip is: in turns it rests, and moves."""
     found, index = [], 0
     while len(found) < count:
         scene = held_out_scene(seed, index)
-        if len(scene.subjects) == 1 and scene.action in STAYING["actions"] and scene.camera in STAYING["cameras"]:
+        actions = MOVING if len(found) % 2 else STILL
+        if len(scene.subjects) == 1 and scene.action in actions and scene.camera in CAMERAS:
             found.append(scene)
         index += 1
     return found
+
+
+def judged(scene: Scene) -> tuple[str, ...]:
+    """What is judged at the end of a long clip.
+
+    The shape of what rests only: the detector lays a rendering over it, which a movement that is begun at another
+    time, or is a little faster, does not fit.
+    """
+    return ("colour", "place", "shape") if scene.action in STILL else ("colour", "place")
 
 
 def long_request(model: Model, prompt: str, seconds: float, seed: int, settings: Mapping[str, Any]) -> Request:

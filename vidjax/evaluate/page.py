@@ -77,10 +77,12 @@ def make_page(examined: Examined, about: Mapping[str, str]) -> str:
         "<h1>vidjax evaluate</h1>",
         "<p>" + "<br>".join(f"{escape(name)}: {escape(value)}" for name, value in about.items()) + "</p>",
         _table(examined.report.rows()),
-        "<p>autoencoder: the same, of renderings that went through the autoencoder, which the denoiser cannot beat; "
-        "rendered: of the renderings. flicker: change that is taken back in the next frame; dynamic_degree: "
-        "change from frame to frame; joint_flicker: jumps where windows meet, against those inside windows.</p>",
-        f"<h2>Clips</h2><p>In {count} of {len(examined.clips)} every word is to be seen. Left: the first of these; "
+        "<p>rendered: the same measures of renderings of the prompts; autoencoder: of these after the autoencoder, "
+        "about what a perfect denoiser would reach. flicker: change that is taken back in the next frame; "
+        "dynamic_degree: change from frame to frame; joint_flicker: jumps where windows meet, against those inside "
+        "windows.</p>",
+        f"<h2>Clips</h2><p>In {count} of {len(examined.clips)} every word that is judged is to be seen; of two "
+        "subjects that is both colours, and not which is where, its size or its shape. Left: the first of these; "
         "right: the first of the others. Neither is a choice of the best or the worst.</p>",
         _beside(right, wrong),
     ]
@@ -125,7 +127,7 @@ def _beside(left: Sequence[Looked], right: Sequence[Looked]) -> str:
 
 def _figure(clip: Looked) -> str:
     # The way of what moves is its action, said once.
-    words = "".join(_word(word) for word in clip.words if word.name != "motion")
+    words = " · ".join(_word(word) for word in clip.words if word.name != "motion")
     return (
         f'<figure><div class="pair"><div>{_embedded(clip.clip)}made, seed {clip.seed}</div>'
         f"<div>{_embedded(clip.rendered)}rendered</div></div>"
@@ -135,8 +137,8 @@ def _figure(clip: Looked) -> str:
 
 def _word(word: Word) -> str:
     if word.right:
-        return f'<span class="right">✓ {escape(word.name)}: {escape(word.asked)}</span> · '
-    return f'<span class="wrong">✗ {escape(word.name)}: {escape(word.seen)}, not {escape(word.asked)}</span> · '
+        return f'<span class="right">✓ {escape(word.name)}: {escape(word.asked)}</span>'
+    return f'<span class="wrong">✗ {escape(word.name)}: {escape(word.seen)}, not {escape(word.asked)}</span>'
 
 
 def _embedded(video: Video) -> str:

@@ -40,8 +40,8 @@ class Report:
     """Scores by name, each with its 95 % interval: shares from 0 to 1, or in the ``UNITS`` of that name.
 
     ``ceilings`` are the same measures of renderings of the same prompts: what the detectors see there, and how much
-    right clips flicker and move. ``reconstructed`` those of the renderings after the autoencoder: no denoiser can be
-    better than that. ``counts``: how many clips a score is of.
+    right clips flicker and move. ``reconstructed`` those of the renderings after the autoencoder: about what a perfect
+    denoiser would reach. ``counts``: how many clips a score is of.
     """
 
     scores: dict[str, float]
