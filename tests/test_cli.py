@@ -161,6 +161,12 @@ def test_folder_that_may_not_be_written_is_refused(run, tiny_folder, monkeypatch
         (["train", "missing.py", "--workdir", "run"], "no configuration file missing.py"),
         (["train", "config.py"], "--workdir"),
         (["export", "nowhere", "out"], "nowhere holds no training run"),
+        (["evaluate", "--report", "report.json"], "'report.json' does not end in .html"),
+        (["evaluate", "--report", "nowhere/report.html"], "its folder does not exist"),
+        (["evaluate", "--vbench", "clips"], "--vbench needs --vbench-prompts FILE"),
+        (["evaluate", "--vbench-prompts", "prompts.txt"], "--vbench-prompts goes with --vbench DIR"),
+        (["evaluate", "--vbench", "clips", "--vbench-prompts", "prompts.txt"], "prompts.txt cannot be read"),
+        (["evaluate", "--vbench", "c", "--vbench-prompts", "p", "--report", "a.html"], "--report goes without it"),
         (["benchmark"], "{load,train}"),
         (["benchmark", "load", "--size-gb", "0"], "size_gb=0: must be a finite number above 0"),
     ],
@@ -300,6 +306,23 @@ def test_broken_batch_is_refused(run, tiny_folder, tmp_path, text, said):
     assert (code, out, len(err)) == (2, "", 1)
     assert said in err[0]
     assert os.listdir() == []
+
+
+def test_vbench_clips(run, tiny_folder, tmp_path):
+    """The names that VBench looks for, flags that reach the sampler, and a second run with nothing left to do."""
+    (tmp_path / "prompts.txt").write_text("a red circle\na cat, 4k\n")
+    line = ["evaluate", "--model", tiny_folder, "--vbench", "clips", "--vbench-prompts", "../prompts.txt"]
+    line += ["--vbench-clips", 2, "--num-frames", 1, "--num-inference-steps", 2, "--solver", "euler"]
+    code, out, _ = run(*line)
+    assert (code, out) == (0, "clips: 4 clips made, 0 were there; see manifest.json\n")
+    names = [f"{prompt}-{index}.mp4" for prompt in ("a cat, 4k", "a red circle") for index in (0, 1)]
+    assert sorted(os.listdir("clips")) == [*names, "manifest.json"]
+    manifest = json.loads((tmp_path / "here" / "clips" / "manifest.json").read_text())
+    assert (manifest["solver"], manifest["num_inference_steps"]) == ("euler", 2)
+    code, out, _ = run(*line)
+    assert (code, out) == (0, "clips: 0 clips made, 4 were there; see manifest.json\n")
+    code, _, err = run(*line, "--width", "50")
+    assert (code, err) == (2, ["vidjax: error: width=50: must be a multiple of 16; nearest: 48"])
 
 
 @pytest.mark.slow

@@ -8,9 +8,10 @@ import pytest
 
 from vidjax.data.shapes import Scene, Subject
 from vidjax.errors import InputError
-from vidjax.evaluate import evaluate
-from vidjax.evaluate.adherence import psnr, right, wilson
+from vidjax.evaluate import evaluate, examine
+from vidjax.evaluate.adherence import judge, right
 from vidjax.evaluate.detect import Seen
+from vidjax.evaluate.signals import dynamic_degree
 
 ONE = Scene((Subject("red", "star", "small"),), "moves up", "sea", "static", "anime")
 PAIR = Scene((Subject("red"), Subject("blue")), "spins", "grass", "zooms in", "plain")
@@ -19,9 +20,8 @@ SEEN = Seen("sea", "anime", "static", ("red",), "moves up", "small", "star")
 
 def test_each_word_is_counted_where_it_is_said():
     """A pair has two shapes: neither may count as wrong because the other was seen."""
-    hits = right(
-        [ONE, PAIR], [SEEN, Seen("sea", "plain", "zooms in", ("blue", "red", "pink"), "spins", "large", "heart")]
-    )
+    seen = Seen("sea", "plain", "zooms in", ("blue", "red", "pink"), "spins", "large", "heart")
+    hits = right([judge(ONE, SEEN), judge(PAIR, seen)])
     assert hits["place"] == [True, False]
     assert hits["camera"] == hits["style"] == hits["action"] == [True, True]
     assert hits["motion"] == [True], "only what moves has a direction"
@@ -35,42 +35,70 @@ def test_each_word_is_counted_where_it_is_said():
 )
 def test_a_wrong_word_is_counted(change, name):
     """The largest subject is the one."""
-    assert right([ONE], [SEEN._replace(**change)])[name] == [False]
+    words = judge(ONE, SEEN._replace(**change))
+    assert right([words])[name] == [False]
+    wrong = {word.name for word in words if not word.right} - {"action"}
+    assert wrong == {name}
 
 
-def test_intervals():
-    """From Wilson's formula, worked by hand for 8 of 10."""
-    np.testing.assert_allclose(wilson(8, 10), (0.4902, 0.9433), atol=1e-4)
-    assert wilson(10, 10)[1] == 1.0
-    assert wilson(0, 10)[0] == 0.0
-    assert wilson(10, 10)[0] < 0.75, "ten of ten prove little"
+def test_nothing_seen_is_wrong():
+    """A model that leaves the subject out, or one of two, must not pass for one that shows it."""
+    assert right([judge(ONE, SEEN._replace(colours=()))])["colour"] == [False]
+    assert right([judge(PAIR, SEEN._replace(colours=("blue",)))])["second_subject"] == [False]
+    assert right([judge(PAIR, SEEN._replace(colours=()))])["second_subject"] == [False]
 
 
-def test_psnr():
-    """One step of 255 everywhere is 48.1 dB."""
-    np.testing.assert_allclose(psnr(np.zeros((2, 3), np.uint8), np.ones((2, 3), np.uint8)), 48.13, atol=0.01)
+@pytest.fixture(scope="module")
+def examined(tiny):
+    """Clips of nine frames, and long ones of four windows."""
+    return examine(tiny, num_prompts=3, num_seeds=2, workers=1, long_seconds=2.6, long_clips=2)
 
 
-def test_report(tiny):
-    """A random model scores something, the renderings score best, and all of it can be written as JSON."""
-    report = evaluate(tiny, num_prompts=3, num_seeds=2, workers=1)
-    assert report.counts["place"] == 6
+def test_report(examined):
+    """A random model scores something, and all of it can be written as JSON."""
+    report = examined.report
+    assert report.counts["place"] == report.counts["flicker"] == 6
+    assert report.counts["long_place"] == report.counts["joint_flicker"] == 2
     assert report.scores.keys() == report.counts.keys() == report.intervals.keys()
-    assert {
-        "colour",
-        "place",
-        "style",
-        "camera",
-        "action",
-        "first_frame_psnr",
-        "autoencoder_psnr",
-    } <= report.scores.keys()
+    words = {"colour", "place", "style", "camera", "action", "long_colour", "long_place", "long_shape"}
+    signals = {"flicker", "dynamic_degree"}
+    quality = {"first_frame_psnr", "autoencoder_psnr", "autoencoder_ssim"}
+    assert words | signals | quality | {"joint_flicker"} <= report.scores.keys()
+    assert words | signals <= report.ceilings.keys() & report.reconstructed.keys()
     assert all(low <= report.scores[name] <= high for name, (low, high) in report.intervals.items())
     assert json.loads(json.dumps(dataclasses.asdict(report)))["scores"] == report.scores
     assert len(report.table().splitlines()) == 1 + len(report.scores)
 
 
-def test_numbers_are_checked(tiny):
+def test_clips_are_those_of_the_report(examined):
+    """A page that shows other clips than were counted would be worse than none."""
+    report = examined.report
+    for name in ("place", "style", "camera"):
+        hits = [word.right for clip in examined.clips for word in clip.words if word.name == name]
+        assert sum(hits) / len(hits) == report.scores[name]
+    assert [clip.seed for clip in examined.clips] == [0, 1, 2, 3, 4, 5]
+    assert [clip.prompt for clip in examined.clips[::2]] == [clip.prompt for clip in examined.clips[1::2]]
+    moved = [dynamic_degree(clip.clip.frames) for clip in examined.clips]
+    np.testing.assert_allclose(np.mean(moved), report.scores["dynamic_degree"])
+    assert {clip.clip.num_frames for clip in examined.long} == {21}
+    assert [{word.name for word in clip.words} for clip in examined.long] == [
+        {"colour", "place", "shape"},
+        {"colour", "place"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_prompts": 0}, "num_prompts=0: must be at least 1"),
+        ({"long_clips": 0, "long_seconds": 3.0}, "long_clips=0"),
+        ({"long_seconds": 1.0}, "long_seconds=1: one window of this model; drift needs more than 1.1 s"),
+        ({"long_seconds": -1.0}, "duration=-1.0: must lie between"),
+        ({"solver": "dpm"}, "choose one of unipc"),
+    ],
+)
+def test_settings_are_checked(tiny, compilations, settings, said):
     """Said before the first clip is made."""
-    with pytest.raises(InputError, match="num_prompts=0: must be at least 1"):
-        evaluate(tiny, num_prompts=0)
+    with pytest.raises(InputError, match=said):
+        evaluate(tiny, **{"num_prompts": 1, **settings})
+    assert not compilations

@@ -1,5 +1,5 @@
 """How well a model does what its prompt says."""
 
-from vidjax.evaluate.adherence import Report, evaluate
+from vidjax.evaluate.adherence import Examined, Report, evaluate, examine
 
-__all__ = ["Report", "evaluate"]
+__all__ = ["Examined", "Report", "evaluate", "examine"]

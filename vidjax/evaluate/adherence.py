@@ -1,24 +1,25 @@
 """Adherence: of clips made from held-out prompts, the share in which each word of the prompt is to be seen."""
 
-import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from vidjax.data.shapes import Scene, caption, held_out_scene, render
 from vidjax.errors import InputError
+from vidjax.evaluate import drift
 from vidjax.evaluate.detect import Seen, detect
+from vidjax.evaluate.report import Report, mean_interval, wilson
+from vidjax.evaluate.signals import WINDOW, Clip, dynamic_degree, flicker, psnr, ssim
 from vidjax.generation import generate, generate_each
 from vidjax.model import Model, ModelConfig
-from vidjax.request import make_request
-from vidjax.typing import Array, Params, UInt8
-from vidjax.video import from_uint8, to_uint8
+from vidjax.request import Request, make_request
+from vidjax.typing import Array, Params
+from vidjax.video import Video, from_uint8, to_uint8
 
 BATCH = 8
 """Clips made together: one compilation serves all."""
@@ -26,134 +27,222 @@ BATCH = 8
 FIRST_FRAMES = 16
 """Pictures whose clips are looked at for their first frame."""
 
-Clip = UInt8[np.ndarray, "F H W 3"]
+LONG_CLIPS = 16
+"""Half of them of a subject that rests, whose shape can be told."""
+
+KINDS = ("scores", "ceilings", "reconstructed")
+"""What is measured: the model's clips, renderings, and renderings after the autoencoder."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Scores by name: shares from 0 to 1, PSNR in dB; each with its 95 % interval.
+class Word(NamedTuple):
+    """What a prompt asks for, and what is to be seen."""
 
-    ``ceilings`` are the detectors' own scores on renderings of the same prompts, ``reconstructed`` those on the
-    renderings after the autoencoder: no denoiser can be better than that. ``counts``: how many clips a score is of.
-    """
+    name: str
+    asked: str
+    seen: str
 
-    scores: dict[str, float]
-    ceilings: dict[str, float]
-    reconstructed: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    counts: dict[str, int]
-
-    def table(self) -> str:
-        """One line for each score."""
-        lines = [f"{'':18}  score    95 % interval   autoencoder  detector  clips"]
-        for name, score in self.scores.items():
-            (low, high), count = self.intervals[name], self.counts[name]
-            if name in self.ceilings:
-                limits = f"{self.reconstructed[name]:11.1%} {self.ceilings[name]:9.1%}"
-                lines.append(f"{name:18} {score:6.1%}  {low:6.1%} to {high:6.1%} {limits} {count:6}")
-            else:
-                lines.append(f"{name:18} {score:6.2f}  {low:6.2f} to {high:6.2f} dB {count:25}")
-        return "\n".join(lines)
+    @property
+    def right(self) -> bool:
+        return self.asked == self.seen
 
 
-def evaluate(
+class Looked(NamedTuple):
+    """A clip that was looked at, beside the rendering of its prompt."""
+
+    prompt: str
+    seed: int
+    clip: Video
+    rendered: Video
+    words: tuple[Word, ...]
+
+
+class Examined(NamedTuple):
+    """The report, and the clips that it is of; ``long`` ones are judged by their end."""
+
+    report: Report
+    clips: list[Looked]
+    long: list[Looked]
+
+
+def evaluate(model: Model, *args: Any, **kwargs: Any) -> Report:
+    """The report of ``examine``, which see for the arguments."""
+    return examine(model, *args, **kwargs).report
+
+
+def examine(
     model: Model,
     num_prompts: int = 100,
     num_seeds: int = 2,
     seed: int = 0,
     workers: int | None = None,
     on_stage: Callable[[str], None] = lambda name: None,
+    long_seconds: float = 0.0,
+    long_clips: int = LONG_CLIPS,
     **settings: Any,
-) -> Report:
+) -> Examined:
     """Clips of ``num_prompts`` prompts that training never saw, ``num_seeds`` each, and what is to be seen in them.
 
     Args:
       seed: chooses the prompts and the noise.
       workers: processes that look at clips; None: as many as there are cores.
+      long_seconds: length of ``long_clips`` further clips of one subject each, of several windows; 0: none.
       settings: keyword arguments of ``vidjax.generate``; left out, the model's own defaults.
 
     Raises:
       InputError: a number below 1, or settings that do not fit the model.
     """
-    for name, value in (("num_prompts", num_prompts), ("num_seeds", num_seeds)):
+    for name, value in (("num_prompts", num_prompts), ("num_seeds", num_seeds), ("long_clips", long_clips)):
         if value < 1:
             raise InputError(f"{name}={value}: must be at least 1")
     request = make_request(model, "", **settings)
+    if long_seconds:
+        drift.long_request(model, "", long_seconds, seed, settings)
     size = request.num_frames, request.height, request.width
     scenes = [held_out_scene(seed, i) for i in range(num_prompts)]
-    prompts = [caption(scene, np.random.default_rng((seed, i))) for i, scene in enumerate(scenes)]
+    prompts = _captions(scenes, seed)
     several = [scene for scene in scenes for _ in range(num_seeds)]
 
     on_stage("clips")
     jobs = [(prompt, seed + i * num_seeds + j) for i, prompt in enumerate(prompts) for j in range(num_seeds)]
-    clips = list(_clips(model, jobs, settings))
+    clips = list(_clips(model, [make_request(model, prompt, seed=own, **settings) for prompt, own in jobs]))
     on_stage("first frames")
     truth = [render(scene, *size) for scene in scenes]
-    through, errors = zip(*(_reconstruct(model, clip) for clip in truth), strict=True)
+    through = [_reconstruct(model, clip) for clip in truth]
     first = _first_frames(model, prompts, truth, through, seed, settings)
 
+    report = Report({}, {}, {}, {}, {})
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        results = {}
+
+        def look(shown: Sequence[Scene], frames: Sequence[Clip]) -> list[tuple[Word, ...]]:
+            found = pool.map(detect, frames, chunksize=4)
+            return [judge(scene, seen) for scene, seen in zip(shown, found, strict=True)]
+
+        words = {}
         looked_at = {"scores": (several, clips), "reconstructed": (scenes, through), "ceilings": (scenes, truth)}
-        for name, (shown, frames) in looked_at.items():
-            on_stage(f"looking ({name})")
-            results[name] = right(shown, list(pool.map(detect, frames, chunksize=4)))
+        for kind, (shown, frames) in looked_at.items():
+            on_stage(f"looking ({kind})")
+            words[kind] = look(shown, frames)
+        _add_shares(report, words)
+        on_stage("signals")
+        # A clip of one frame has no motion, and one of two nothing that could be taken back.
+        for name, measure, least in (("flicker", flicker, 3), ("dynamic_degree", dynamic_degree, 2)):
+            if size[0] >= least:
+                values = {kind: [measure(clip) for clip in frames] for kind, (_, frames) in looked_at.items()}
+                _add_mean(report, name, **values)
+        if first:
+            _add_mean(report, "first_frame_psnr", first)
+        _add_mean(report, "autoencoder_psnr", [psnr(*pair) for pair in zip(through, truth, strict=True)])
+        if min(size[1:]) >= WINDOW:
+            _add_mean(report, "autoencoder_ssim", [ssim(*pair) for pair in zip(through, truth, strict=True)])
+        long = []
+        if long_seconds:
+            on_stage("long clips")
+            long = _long(model, report, look, seed, long_seconds, long_clips, settings)
+    rendered = [clip for clip in truth for _ in range(num_seeds)]
+    return Examined(report, _looked(jobs, clips, rendered, words["scores"], request.fps), long)
 
-    shares = {kind: {name: float(np.mean(h)) for name, h in hits.items() if h} for kind, hits in results.items()}
-    scores = shares["scores"]
-    intervals = {name: wilson(sum(results["scores"][name]), len(results["scores"][name])) for name in scores}
-    counts = {name: len(results["scores"][name]) for name in scores}
-    for name, values in (("first_frame_psnr", first), ("autoencoder_psnr", errors)):
-        if values:
-            scores[name], counts[name] = float(np.mean(values)), len(values)
-            half = 1.96 * float(np.std(values)) / math.sqrt(len(values))
-            intervals[name] = (scores[name] - half, scores[name] + half)
-    return Report(scores, shares["ceilings"], shares["reconstructed"], intervals, counts)
 
-
-def right(scenes: Sequence[Scene], seen: Sequence[Seen]) -> dict[str, list[bool]]:
-    """Whether each word is to be seen, for the clips whose prompt says it.
+def judge(scene: Scene, found: Seen) -> tuple[Word, ...]:
+    """The words of a prompt, each beside what is to be seen.
 
     ``motion`` is the direction of subjects that move; ``second_subject`` both colours of a pair. Size, shape and
     colour are judged where there is one subject.
     """
-    hits: dict[str, list[bool]] = {
-        name: []
-        for name in ("colour", "place", "style", "motion", "camera", "action", "size", "shape", "second_subject")
-    }
-    for scene, found in zip(scenes, seen, strict=True):
-        for name in ("place", "style", "camera", "action"):
-            hits[name].append(getattr(found, name) == getattr(scene, name))
-        if scene.action.startswith("moves"):
-            hits["motion"].append(found.action == scene.action)
-        if len(scene.subjects) == 2:
-            hits["second_subject"].append(set(found.colours[:2]) == {s.colour for s in scene.subjects})
-            continue
-        subject = scene.subjects[0]
-        hits["colour"].append(found.colours[:1] == (subject.colour,))
-        hits["size"].append(found.size == subject.size)
-        hits["shape"].append(found.shape == subject.shape)
-    return hits
+    words = [Word(name, getattr(scene, name), getattr(found, name)) for name in ("place", "style", "camera", "action")]
+    if scene.action.startswith("moves"):
+        words.append(Word("motion", scene.action, found.action))
+    if len(scene.subjects) == 2:
+        asked, seen = (" and ".join(sorted(c)) for c in ([s.colour for s in scene.subjects], found.colours[:2]))
+        return *words, Word("second_subject", asked, seen or "none")
+    subject = scene.subjects[0]
+    words.append(Word("colour", subject.colour, found.colours[0] if found.colours else "none"))
+    return *words, *(Word(name, getattr(subject, name), getattr(found, name)) for name in ("size", "shape"))
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, 1927)."""
-    z = 1.96
-    share = successes / trials
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
+def right(words: Iterable[Sequence[Word]]) -> dict[str, list[bool]]:
+    """Whether each word is to be seen, for the clips whose prompt says it."""
+    names = ("colour", "place", "style", "motion", "camera", "action", "size", "shape", "second_subject")
+    hits: dict[str, list[bool]] = {name: [] for name in names}
+    for clip in words:
+        for word in clip:
+            hits[word.name].append(word.right)
+    return {name: each for name, each in hits.items() if each}
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """In dB, of uint8."""
-    return float(10 * np.log10(255**2 / max(np.mean((a.astype(np.float32) - b) ** 2), 1e-3)))
+def _add_shares(report: Report, words: dict[str, list[tuple[Word, ...]]], prefix: str = "") -> None:
+    for kind in KINDS:
+        for name, hits in right(words[kind]).items():
+            getattr(report, kind)[prefix + name] = float(np.mean(hits))
+            if kind == "scores":
+                report.intervals[prefix + name] = wilson(sum(hits), len(hits))
+                report.counts[prefix + name] = len(hits)
 
 
-def _clips(model: Model, jobs: Sequence[tuple[str, int]], settings: dict[str, Any]) -> Iterable[Clip]:
-    for start in range(0, len(jobs), BATCH):
-        requests = [make_request(model, prompt, seed=seed, **settings) for prompt, seed in jobs[start : start + BATCH]]
-        yield from (video.frames for video in generate_each(model, requests, BATCH))
+def _add_mean(
+    report: Report,
+    name: str,
+    scores: Sequence[float],
+    ceilings: Sequence[float] = (),
+    reconstructed: Sequence[float] = (),
+) -> None:
+    report.scores[name], report.counts[name] = float(np.mean(scores)), len(scores)
+    report.intervals[name] = mean_interval(scores)
+    for side, values in ((report.ceilings, ceilings), (report.reconstructed, reconstructed)):
+        if values:
+            side[name] = float(np.mean(values))
+
+
+def _long(
+    model: Model,
+    report: Report,
+    look: Callable[[Sequence[Scene], Sequence[Clip]], list[tuple[Word, ...]]],
+    seed: int,
+    seconds: float,
+    count: int,
+    settings: dict[str, Any],
+) -> list[Looked]:
+    """Adds the scores of long clips to the report."""
+    scenes = drift.long_scenes(seed, count)
+    prompts = _captions(scenes, seed)
+    requests = [drift.long_request(model, p, seconds, seed + i, settings) for i, p in enumerate(prompts)]
+    request = requests[0]
+    clips = list(_clips(model, requests))
+    truth = [render(scene, request.num_frames, request.height, request.width) for scene in scenes]
+    ends = {"scores": [drift.tail(clip, request) for clip in clips]}
+    ends["ceilings"] = [drift.tail(clip, request) for clip in truth]
+    ends["reconstructed"] = [_reconstruct(model, end) for end in ends["ceilings"]]
+    words = {}
+    for kind, frames in ends.items():
+        each = zip(scenes, look(scenes, frames), strict=True)
+        words[kind] = [tuple(word for word in clip if word.name in drift.judged(scene)) for scene, clip in each]
+    _add_shares(report, words, "long_")
+    if all(drift.borders(request.rollout)):
+        name = "joint_flicker"
+        report.scores[name], report.intervals[name] = drift.joint_flicker(clips, request.rollout)
+        report.ceilings[name], _ = drift.joint_flicker(truth, request.rollout)
+        report.counts[name] = len(clips)
+    jobs = [(prompt, seed + i) for i, prompt in enumerate(prompts)]
+    return _looked(jobs, clips, truth, words["scores"], request.fps)
+
+
+def _captions(scenes: Sequence[Scene], seed: int) -> list[str]:
+    return [caption(scene, np.random.default_rng((seed, i))) for i, scene in enumerate(scenes)]
+
+
+def _looked(
+    jobs: Sequence[tuple[str, int]],
+    clips: Sequence[Clip],
+    rendered: Sequence[Clip],
+    words: Sequence[tuple[Word, ...]],
+    fps: float,
+) -> list[Looked]:
+    each = zip(jobs, clips, rendered, words, strict=True)
+    return [Looked(*job, Video(clip, fps), Video(truth, fps), said) for job, clip, truth, said in each]
+
+
+def _clips(model: Model, requests: Sequence[Request]) -> Iterable[Clip]:
+    for start in range(0, len(requests), BATCH):
+        yield from (video.frames for video in generate_each(model, requests[start : start + BATCH], BATCH))
 
 
 def _first_frames(
@@ -174,10 +263,9 @@ def _first_frames(
     return found
 
 
-def _reconstruct(model: Model, clip: Clip) -> tuple[Clip, float]:
-    """A clip through the autoencoder and back, and its PSNR."""
-    again = np.asarray(_through(model.config, model.params["vae"], clip))
-    return again, psnr(again, clip)
+def _reconstruct(model: Model, clip: Clip) -> Clip:
+    """A clip through the autoencoder and back."""
+    return np.asarray(_through(model.config, model.params["vae"], clip))
 
 
 @functools.partial(jax.jit, static_argnames="config")
