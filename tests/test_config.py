@@ -102,6 +102,8 @@ def test_load_config_errors(tmp_path):
         load_config(CONFIG, ["ema_decay=1"])
     with pytest.raises(InputError, match="steps=0: must be at least 1"):
         load_config(CONFIG, ["steps=0"])
+    with pytest.raises(InputError, match="wandb=: must name a project"):
+        load_config(CONFIG, ["wandb="])
 
 
 def test_text_gives_the_configuration_back():

@@ -71,7 +71,8 @@ def test_imports_go_one_way(path):
     assert own not in APART or not used & APART
 
 
-HEAVY = ORACLES | {"tensorflow_datasets", "grain", "orbax", "mediapy", "matplotlib", "PIL", "tensorboardX", "ftfy"}
+HEAVY = ORACLES | {"tensorflow_datasets", "grain", "orbax", "mediapy", "matplotlib", "PIL", "ftfy"}
+HEAVY |= {"tensorboardX", "wandb"}
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -53,7 +53,7 @@ class TrainConfig:
 
     `batch_size` is the global one, walked in `accumulation` parts. Intervals are in steps; without
     `sample_every` no clips are made to look at. Of the checkpoints the newest `keep_last` are kept, and with
-    `keep_every` one of every so many steps besides.
+    `keep_every` one of every so many steps besides. `wandb` is a project of Weights & Biases to show the run in.
     """
 
     task: Any
@@ -71,6 +71,7 @@ class TrainConfig:
     keep_last: int = 2
     keep_every: int | None = None
     data_workers: int = 0
+    wandb: str | None = None
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulation", "log_every", "eval_every", "save_every", "keep_last"):
@@ -83,6 +84,8 @@ class TrainConfig:
             raise InputError(f"ema_decay={self.ema_decay}: must lie in [0, 1)")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed={self.seed}: must lie in [0, 2**32)")
+        if self.wandb == "":
+            raise InputError("wandb=: must name a project, or be none")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

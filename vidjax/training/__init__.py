@@ -19,10 +19,13 @@ def train(config: "TrainConfig", workdir: Any, smoke: bool = False) -> "TrainSta
 
     from vidjax.config import shrink
     from vidjax.parallel.distributed import to_first
+    from vidjax.training.boards import import_wandb
     from vidjax.training.loop import fit
 
     if smoke:
         config = shrink(config, jax.device_count())
+    if config.wandb is not None:
+        import_wandb()  # or say that it is missing, before the task reads or renders its data
     task = config.task.make(config)
     state = fit(task, config, workdir)
     if task.export is not None and "://" not in str(workdir):

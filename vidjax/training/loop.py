@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -20,7 +21,9 @@ from vidjax.errors import CheckpointError, InputError
 from vidjax.parallel.mesh import batch_shard, batch_sharding, make_mesh
 from vidjax.parallel.rules import AnyMesh, shardings
 from vidjax.training import checkpoint
-from vidjax.training.metrics import Clock, MetricsFile, Window, progress_line
+from vidjax.training.boards import open_tensorboard, open_wandb
+from vidjax.training.interval import Clock, Window
+from vidjax.training.metrics import MetricsFile, last_steps, progress_line
 from vidjax.training.signals import Interrupted, watch_signals
 from vidjax.training.state import TrainState, init_state, make_optimizer, start_state, state_specs
 from vidjax.training.step import make_train_step
@@ -29,7 +32,7 @@ from vidjax.training.utilization import peak_flops, work_of
 
 MAY_DIFFER = (
     *("steps", "log_every", "eval_every", "sample_every", "save_every"),
-    *("keep_last", "keep_every", "mesh", "data_workers"),
+    *("keep_last", "keep_every", "mesh", "data_workers", "wandb"),
 )
 """What a resumed run may change; anything else would make it another run."""
 
@@ -45,7 +48,8 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
     `workdir` is a folder or a `gs://` address.
 
     Raises:
-      InputError: mesh, batch and devices do not fit; or 20 steps in a row were not finite.
+      InputError: mesh, batch and devices do not fit; W&B is asked for and cannot be had; or 20 steps in a row were
+        not finite.
       CheckpointError: the folder belongs to another configuration, or a checkpoint cannot be read or saved.
       Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
@@ -61,7 +65,10 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
         checkpointer = stack.enter_context(
             checkpoint.open_checkpoints(workdir / "checkpoints", config.keep_last, config.keep_every)
         )
-        claim(workdir, config, resuming=bool(checkpoint.steps(checkpointer)))
+        resuming = bool(checkpoint.steps(checkpointer))
+        claim(workdir, config, resuming)
+        settings, written = json.loads(configs.to_text(config)), last_steps(workdir) if resuming else None
+        boards = stack.enter_context(open_wandb(config.wandb, workdir, settings, written))
 
         abstract = abstract_state(task, optimizer, mesh)
         state, progress = checkpoint.restore(checkpointer, abstract) or (
@@ -72,7 +79,8 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
         train_step = jit_step(task, config, optimizer, abstract, mesh)
 
         step = saved = int(state.step)
-        metrics = stack.enter_context(contextlib.closing(MetricsFile(workdir, step)))
+        boards = [*boards, *stack.enter_context(open_tensorboard(workdir, step))]
+        metrics = MetricsFile(workdir, step, boards)
         done = {kind: from_first(metrics.last(kind)) for kind in ("eval", "sample")}
         peak = peak_flops(mesh.devices.flat[0].device_kind)
         work = work_of(task, abstract.params, flops=peak is not None)
