@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import vidjax
+from vidjax.decoding import decode
 from vidjax.diffusion.flow import initial_noise
 from vidjax.errors import InputError
-from vidjax.generation import decode, make_condition
+from vidjax.generation import make_condition
 from vidjax.models.wan import vae
 from vidjax.parallel import make_mesh
 from vidjax.request import make_request

@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[1]
 
 ORDER = (
     {"typing", "errors"},
-    {"arithmetic", "parallel", "diffusion", "tokenizer", "image", "config"},
+    {"arithmetic", "parallel", "diffusion", "tokenizer", "image", "config", "tiles"},
     {"video"},
     {"models"},
     {"conditioning", "weights", "data"},
     {"model"},
     {"long"},
     {"request"},
-    {"sampler", "encoding", "unfinished"},
+    {"sampler", "encoding", "decoding", "unfinished"},
     {"generation", "resolution", "training"},
     {"evaluate", "plan", "benchmark"},
     {"campaign", "clip_file", "forecast"},

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,17 +13,18 @@ import numpy as np
 
 from vidjax import unfinished
 from vidjax.conditioning.condition import Condition
+from vidjax.decoding import decode
 from vidjax.diffusion.flow import initial_noise
 from vidjax.encoding import TextKey, Texts, encode_texts, make_condition, text_key
 from vidjax.errors import InputError
 from vidjax.long import Rollout, continues
-from vidjax.model import Model, ModelConfig, spread_batch
+from vidjax.model import Model, spread_batch
 from vidjax.parallel.distributed import to_host
 from vidjax.request import Prompt, Request, make_request
 from vidjax.sampler import sample_with_progress
-from vidjax.typing import Array, Float, Params, PyTree, UInt8
+from vidjax.typing import Array, Float, PyTree, UInt8
 from vidjax.unfinished import Unfinished, describe
-from vidjax.video import Video, to_uint8
+from vidjax.video import Video
 
 OnStage = Callable[[str, float], None]
 
@@ -55,6 +55,7 @@ def generate(
     seed: int | Sequence[int] = 0,
     latents: Any = None,
     output_type: str = "video",
+    decode_tile: int | None = None,
     progress: bool = True,
     on_stage: OnStage = lambda name, seconds: None,
 ) -> Any:
@@ -82,6 +83,8 @@ def generate(
       seed: clip ``i`` of a list is made from ``seed + i``, or from the ``i``-th of a list of seeds.
       latents: the starting noise [B, f, h, w, z], in place of the seed's.
       output_type: ``video``, or ``latent`` for the normalized latents [B, f, h, w, z] before decoding.
+      decode_tile: the side in pixels of the tiles in which frames are decoded, where memory is short; None: whole, or
+        tiles of 512 where a frame has more than 1024 x 1024 pixels. What is sampled does not depend on it.
       progress: show a progress bar. ``on_stage(name, seconds)`` is called after each stage, and
         again in each window.
       None means the model's own default.
@@ -111,6 +114,7 @@ def generate(
         seed=seed,
         latents=latents,
         output_type=output_type,
+        decode_tile=decode_tile,
     )
     watch = Watch(progress, on_stage)
     with on_mesh(model):
@@ -188,18 +192,20 @@ def frames_of(
 
 
 def _frames(model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None) -> Iterator[np.ndarray]:
-    rollout = requests[0].rollout
+    rollout, tiling = requests[0].rollout, requests[0].tiling
     with _windows(model, requests, watch, kept) as make:
         if continues(model.config) != "frame":
             cache = None
-            for latents in _roll(make, rollout):
-                cache = yield from _timed("decoding", watch, decode(model, latents, cache))
+            for i, latents in enumerate(_roll(make, rollout)):
+                frames = decode(model, latents, cache, tiling, last=i + 1 == rollout.count)
+                cache = yield from _timed("decoding", watch, frames)
             return
         last = None
         for i in range(rollout.count):
             # A window is a clip of its own here, whose first frame is the last one of the window before.
             latents = make(i, last)[:, : rollout.new(i).stop]
-            for n, frames in enumerate(_timed("decoding", watch, decode(model, latents))):
+            chunks = decode(model, latents, None, tiling, last=True)
+            for n, frames in enumerate(_timed("decoding", watch, chunks)):
                 if n or not i:
                     yield frames
             last = frames[:, -1]
@@ -301,31 +307,6 @@ def window_noise(seed: int, window: int, shape: tuple[int, ...]) -> Float[Array,
     """What a window starts from; the first is that of a clip of one window, so that a longer clip begins as it does."""
     key = jax.random.key(seed)
     return initial_noise(jax.random.fold_in(key, window) if window else key, shape)
-
-
-def decode(
-    model: Model, latents: Float[Array, "B f h w z"], cache: PyTree | None = None
-) -> Generator[UInt8[np.ndarray, "B n H W 3"], None, PyTree]:
-    """Frames, one latent frame at a time: memory does not grow with the clip.
-
-    The device is at the next ones while the caller has these. Returns the cache to go on with.
-    """
-    ahead = None
-    for i in range(latents.shape[1]):
-        frames, cache = decode_chunk(model.config, model.params["vae"], cache, latents[:, i : i + 1])
-        if ahead is not None:
-            yield to_host(ahead)
-        ahead = frames
-    yield to_host(ahead)
-    return cache
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def decode_chunk(config: ModelConfig, params: Params, cache: PyTree | None, latents: Array) -> tuple[Array, PyTree]:
-    """Frames, uint8 [B, n, H, W, 3], of the next normalized latent frames, and the cache to go on with."""
-    vae = config.modules.vae
-    frames, cache = vae.decode_chunk(config.vae, params, cache, vae.denormalize(config.vae, latents))
-    return to_uint8(frames), cache
 
 
 def on_mesh(model: Model) -> contextlib.AbstractContextManager:

@@ -15,12 +15,20 @@ from vidjax.errors import InputError
 from vidjax.image import fit_image, read_image
 from vidjax.long import MAX_FRAMES, Rollout, continues, make_rollout, texts_by_window
 from vidjax.model import Model, ModelConfig
+from vidjax.tiles import Tiling, make_tiling
 
 OUTPUT_TYPES = ("video", "latent")
 MAX_STEPS = 1000
 MAX_SIDE = 8192
 MAX_FPS = 1000
 MAX_SECONDS = 86400
+MAX_WHOLE = 2**20
+"""Frames of up to so many pixels, 1024 x 1024, are decoded whole unless a tile is asked for."""
+TILE = 512
+MIN_TILE = 8
+"""In latents; so few that their borders, which see too little of the frame, are still half of a tile at most."""
+MIN_OVERLAP = 4
+"""In latents: with less, the borders of small tiles show."""
 
 Prompt = str | Mapping[float, str]
 """What is to be seen; or by the seconds at which it changes, the first 0."""
@@ -32,7 +40,7 @@ class Request:
 
     ``texts`` has the prompts of each window of the ``rollout``, one a clip. ``pictures``, first frame and last, are
     uint8 [height, width, 3]; ``originals`` are the same before they were cut to size. ``guidance_scales`` has one for
-    each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
+    each denoiser. ``latents`` is float32 [B, f, h, w, z] or None. ``tiling`` is how frames are decoded, in pixels.
     """
 
     texts: tuple[tuple[str, ...], ...]
@@ -50,6 +58,7 @@ class Request:
     guidance: Guidance
     solver: str
     latents: np.ndarray | None
+    tiling: Tiling
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -74,7 +83,7 @@ class Request:
         """Requests in which this is equal can be sampled as one batch: they differ in words, seeds and pictures."""
         size = self.height, self.width, self.num_frames, len(self.pictures)
         times = tuple(self.schedule.sigmas.tolist()), tuple(self.schedule.times.tolist())
-        return *size, *times, self.guidance_scales, self.guidance, self.solver
+        return *size, *times, self.guidance_scales, self.guidance, self.solver, self.tiling
 
 
 def make_request(
@@ -100,6 +109,7 @@ def make_request(
     seed: int | Sequence[int] = 0,
     latents: Any = None,
     output_type: str = "video",
+    decode_tile: int | None = None,
 ) -> Request:
     """See ``vidjax.generate`` for the arguments.
 
@@ -144,6 +154,7 @@ def make_request(
         guidance=rule,
         solver=solver,
         latents=None,
+        tiling=decode_tiling(config, height, width, decode_tile),
     )
     _check_pictures(model, image, last_image, request.num_frames)
     if rollout.count > 1:
@@ -299,6 +310,32 @@ def clip_size(config: ModelConfig, height: int | None, width: int | None) -> tup
             near = min(max(round(value / multiple), 1) * multiple, MAX_SIDE // multiple * multiple)
             raise InputError(f"{name}={value}: must be a multiple of {multiple}; nearest: {near}")
     return int(height), int(width)
+
+
+def decode_tiling(config: ModelConfig, height: int, width: int, decode_tile: int | None) -> Tiling:
+    """How a frame is decoded, in pixels; one tile is the whole frame. Tiles share a quarter of their side.
+
+    Raises:
+      InputError: ``decode_tile`` is no multiple of the model's, or so small that tiles would be all border.
+    """
+    multiple, least = tile_sides(config)
+    whole = max(height, width)
+    if decode_tile is None:
+        side = whole if height * width <= MAX_WHOLE else max(TILE // multiple * multiple, least)
+    else:
+        side = _whole("decode_tile", decode_tile, min(least, whole), MAX_SIDE)
+        if side % multiple:
+            near = min(max(round(side / multiple) * multiple, least), MAX_SIDE // multiple * multiple)
+            raise InputError(f"decode_tile={side}: must be a multiple of {multiple}; nearest: {near}")
+    factor = config.vae.spatial_factor
+    side //= factor
+    return make_tiling((height // factor, width // factor), side, max(side // 4, MIN_OVERLAP)).scaled(factor)
+
+
+def tile_sides(config: ModelConfig) -> tuple[int, int]:
+    """What the side of a tile must be a multiple of, and the smallest, in pixels."""
+    multiple = math.lcm(*config.size_multiple)
+    return multiple, -(-MIN_TILE * config.vae.spatial_factor // multiple) * multiple
 
 
 def clip_frames(

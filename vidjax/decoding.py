@@ -1,0 +1,104 @@
+"""Latents to frames, one latent frame at a time; and large frames in tiles: a device needs room for one of them."""
+
+import functools
+from collections.abc import Generator, Iterator
+
+import jax
+import numpy as np
+
+from vidjax.errors import InputError
+from vidjax.model import Model, ModelConfig
+from vidjax.parallel.distributed import to_host
+from vidjax.request import tile_sides
+from vidjax.tiles import Tiling, blend, cut
+from vidjax.typing import Array, Float, Params, PyTree, UInt8
+from vidjax.video import to_uint8
+
+
+def decode(
+    model: Model,
+    latents: Float[Array, "B f h w z"],
+    cache: PyTree | None = None,
+    tiling: Tiling | None = None,
+    last: bool = False,
+) -> Generator[UInt8[np.ndarray, "B n H W 3"], None, PyTree]:
+    """Frames of the next latent frames, those of one at a time. Returns the cache to go on with.
+
+    Whole, memory does not grow with their number, and the device is at the next ones while the caller has these. With
+    several tiles each goes through all of ``latents``, as the caches of all at once would be larger than those of the
+    whole frame: the first frames come with the last tile, and the host holds all as uint8.
+
+    Args:
+      cache: what the call before returned, at the start of a clip None. Those of tiles wait in the host's memory.
+      tiling: in pixels; None: whole.
+      last: nothing will follow: no caches of tiles are kept.
+
+    Raises:
+      InputError: out of memory; it says which smaller tile to try.
+    """
+    try:
+        if tiling is None or len(tiling.corners) == 1:
+            return (yield from _decode_whole(model, latents, cache))
+        return (yield from _decode_tiles(model, latents, cache, tiling, last))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        tile = tiling.tile if tiling else tuple(n * model.config.vae.spatial_factor for n in latents.shape[2:4])
+        raise InputError(_too_large(model.config, *tile)) from error
+
+
+def _too_large(config: ModelConfig, height: int, width: int) -> str:
+    multiple, least = tile_sides(config)
+    found = f"the decoder ran out of memory with {width}x{height} pixels at a time"
+    half = max(max(height, width) // 2 // multiple * multiple, least)
+    if half >= max(height, width):
+        return f"{found}; there are no smaller tiles"
+    return f"{found}: give decode_tile={half} (--decode-tile {half}); finished windows that are kept are used again"
+
+
+def _decode_whole(
+    model: Model, latents: Float[Array, "B f h w z"], cache: PyTree | None
+) -> Generator[UInt8[np.ndarray, "B n H W 3"], None, PyTree]:
+    ahead = None
+    for i in range(latents.shape[1]):
+        frames, cache = decode_chunk(model.config, model.params["vae"], cache, latents[:, i : i + 1])
+        if ahead is not None:
+            yield to_host(ahead)
+        ahead = frames
+    yield to_host(ahead)
+    return cache
+
+
+def _decode_tiles(
+    model: Model, latents: Float[Array, "B f h w z"], caches: PyTree | None, tiling: Tiling, last: bool
+) -> Generator[UInt8[np.ndarray, "B n H W 3"], None, PyTree]:
+    factor, step = model.config.vae.spatial_factor, model.config.vae.temporal_factor
+    size = tuple(n // factor for n in tiling.tile)
+    kept = {}
+
+    def tiles() -> Iterator[np.ndarray]:
+        for corner in tiling.corners:
+            own = cut(latents, tuple(n // factor for n in corner), size)
+            cache = None if caches is None else jax.device_put(caches[corner], jax.memory.Space.Device)
+            frames = []
+            for i in range(own.shape[1]):
+                chunk, cache = decode_chunk(model.config, model.params["vae"], cache, own[:, i : i + 1])
+                frames.append(to_host(chunk))
+            if not last:
+                kept[corner] = jax.device_put(cache, jax.memory.Space.Host)
+            del cache
+            yield np.concatenate(frames, axis=1)
+
+    bands = [np.rint(band).astype(np.uint8) for band in blend(tiling, tiles())]
+    ends = np.arange(latents.shape[1]) * step + (1 if caches is None else step)
+    for start, end in zip((0, *ends), ends, strict=False):
+        yield np.concatenate([band[:, start:end] for band in bands], axis=2)
+    return kept
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def decode_chunk(config: ModelConfig, params: Params, cache: PyTree | None, latents: Array) -> tuple[Array, PyTree]:
+    """Frames, uint8 [B, n, H, W, 3], of the next normalized latent frames, and the cache to go on with."""
+    vae = config.modules.vae
+    frames, cache = vae.decode_chunk(config.vae, params, cache, vae.denormalize(config.vae, latents))
+    return to_uint8(frames), cache
