@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import vidjax
+from vidjax.decoding import decode
 from vidjax.diffusion.flow import initial_noise
 from vidjax.encoding import make_condition
 from vidjax.errors import InputError
-from vidjax.generation import decode
 from vidjax.models.wan import vae
 from vidjax.parallel import make_mesh
 from vidjax.request import make_request

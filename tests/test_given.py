@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import vidjax
+from vidjax.decoding import decode
 from vidjax.diffusion.flow import make_schedule
 from vidjax.encoding import encode_beginning, encode_clip, encode_end, kept_places, make_condition
 from vidjax.errors import InputError, MediaError
-from vidjax.generation import decode
 from vidjax.given import read_clip, read_mask
 from vidjax.models.wan import vae
 from vidjax.request import make_request

@@ -11,13 +11,13 @@ ROOT = Path(__file__).parents[1]
 
 ORDER = (
     {"typing", "errors"},
-    {"arithmetic", "parallel", "diffusion", "tokenizer", "image", "config"},
+    {"arithmetic", "checks", "parallel", "diffusion", "tokenizer", "image", "config", "tiles"},
     {"video"},
     {"models"},
     {"conditioning", "weights", "data"},
     {"model"},
     {"long"},
-    {"given"},
+    {"given", "decoding"},
     {"request"},
     {"sampler", "encoding", "unfinished"},
     {"windows"},

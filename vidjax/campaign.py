@@ -186,6 +186,7 @@ def _complete(model: Model, asked: Mapping[str, Any]) -> tuple[tuple, dict[str, 
         "grid": asked.get("grid", "folder"),
         "guidance": request.guidance.rule,
         "guidance_interval": [request.guidance.low, request.guidance.high],
+        "decode_tile": max(request.tiling.tile),
     }
     return request.program, settings
 

@@ -17,6 +17,9 @@ from vidjax.unfinished import Unfinished, describe, open_folder, until_whole
 from vidjax.video import Video, check_writable, open_writer
 from vidjax.windows import Watch
 
+LARGE = 512 * 512
+"""Frames of more pixels than this, a decoder may lack the memory for: their latents are kept."""
+
 
 def part_folder(out: Path) -> Path:
     """Where the finished windows of a clip are until its file is whole."""
@@ -26,16 +29,18 @@ def part_folder(out: Path) -> Path:
 def make_file(model: Model, request: Request, out: Path, watch: Watch) -> None:
     """Writes the clip of a request for one clip; an mp4 is never in memory whole, a gif or png is.
 
-    A clip of several windows keeps the finished ones in ``part_folder(out)`` until the file is there; after Ctrl-C or
-    a kill the same call goes on with these. Of several processes the first one writes, and nothing is kept.
+    A clip of several windows, or of large frames, keeps the latents of finished windows in ``part_folder(out)`` until
+    the file is there; after Ctrl-C, a kill, or a decoder that ran out of memory, the same call goes on with these, and
+    may do so with smaller tiles. Of several processes the first one writes, and nothing is kept.
 
     Raises:
-      InputError: the file cannot be written, or that folder holds another clip.
+      InputError: the file cannot be written, that folder holds another clip, or the decoder ran out of memory.
     """
     alone = jax.process_count() == 1
     folder = part_folder(out)
     kept = None
-    if alone and (request.rollout.count > 1 or folder.exists()):
+    large = request.height * request.width > LARGE
+    if alone and (request.rollout.count > 1 or large or folder.exists()):
         kept = open_folder(folder, describe(model, request))
     with contextlib.nullcontext() if kept is None else until_whole(kept):
         frames = (chunk[0] for chunk in frames_of(model, [request], watch, kept))

@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidjax.decoding import decode_chunk
 from vidjax.diffusion import sampling
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.encoding import Clip, make_condition
-from vidjax.generation import decode_chunk, on_mesh
+from vidjax.generation import on_mesh
 from vidjax.model import Model, denoiser_params, spread_batch
 from vidjax.parallel.rules import device_bytes
 from vidjax.request import Request
 from vidjax.sampler import make_legs, needed, run_steps, text_contexts
+from vidjax.tiles import cut
 from vidjax.typing import Array
 
 GIB = 2**30
@@ -26,7 +28,9 @@ def outline(request: Request) -> str:
     count = len(rollout.windows)
     windows = "1 window" if count == 1 else f"{count} windows"
     size = f"{request.width}x{request.height}, {request.num_frames / request.fps:.1f} s"
-    return f"{windows} of {rollout.frames(rollout.size)} frames, {steps} steps each: {request.num_frames} of {size}"
+    plan = f"{windows} of {rollout.frames(rollout.size)} frames, {steps} steps each: {request.num_frames} of {size}"
+    (height, width), tiles = request.tiling.tile, len(request.tiling.corners)
+    return plan if tiles == 1 else f"{plan}, decoded in {tiles} tiles of {width}x{height}"
 
 
 class Memory(NamedTuple):
@@ -57,7 +61,8 @@ def memory(model: Model, request: Request) -> Memory:
         for leg in make_legs(model.config, request.walk, request.guidance_scales):
             own = _step(model, window, condition, x, leg)
             walks.append(own + sum(size for part, size in resident.items() if part != leg.part))
-        decoding = _decoder(model, x[:, :1]) + sum(size for part, size in resident.items() if part != "vae")
+        tile = cut(x[:, :1], (0, 0), tuple(n // model.config.vae.spatial_factor for n in request.tiling.tile))
+        decoding = _decoder(model, tile) + sum(size for part, size in resident.items() if part != "vae")
     return Memory(sum(resident.values()), max(walks), decoding)
 
 
@@ -79,7 +84,7 @@ def _step(model: Model, request: Request, condition: Any, x: Array, leg: Any) ->
 
 
 def _decoder(model: Model, latents: Array) -> int:
-    """Of a latent frame behind the first: four frames come of it."""
+    """Of a latent frame, or a tile of it, behind the first: four frames come of it."""
     asked = model.config, model.params["vae"]
     first = decode_chunk.lower(*asked, None, latents).compile()
     shapes = jax.eval_shape(functools.partial(decode_chunk, model.config), model.params["vae"], None, latents)[1]

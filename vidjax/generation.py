@@ -1,7 +1,6 @@
 """From words, and perhaps a picture, to a video: prompt -> text -> latents -> frames."""
 
 import contextlib
-import functools
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidjax import unfinished
+from vidjax.decoding import cache_after, decode
 from vidjax.encoding import encode_end
 from vidjax.errors import InputError
 from vidjax.long import Rollout, continues, window_overlap
-from vidjax.model import Model, ModelConfig, spread_batch
-from vidjax.parallel.distributed import to_host
+from vidjax.model import Model, spread_batch
 from vidjax.request import Prompt, Request, make_request
-from vidjax.typing import Array, Float, Params, PyTree, UInt8
+from vidjax.typing import Array, Float, PyTree, UInt8
 from vidjax.unfinished import Unfinished, describe
-from vidjax.video import Video, to_uint8
+from vidjax.video import Video
 from vidjax.windows import MakeWindow, OnStage, Watch, open_windows
 
 CLIP_CHUNK = 16
@@ -58,6 +57,7 @@ def generate(
     seed: int | Sequence[int] = 0,
     latents: Any = None,
     output_type: str = "video",
+    decode_tile: int | None = None,
     progress: bool = True,
     on_stage: OnStage = lambda name, seconds: None,
 ) -> Any:
@@ -94,6 +94,8 @@ def generate(
       seed: clip ``i`` of a list is made from ``seed + i``, or from the ``i``-th of a list of seeds.
       latents: the starting noise [B, f, h, w, z], in place of the seed's.
       output_type: ``video``, or ``latent`` for the normalized latents [B, f, h, w, z] before decoding.
+      decode_tile: the side in pixels of the tiles in which frames are decoded, where memory is short; None: whole, or
+        tiles of 512 where a frame has more than 1024 x 1024 pixels. What is sampled does not depend on it.
       progress: show a progress bar. ``on_stage(name, seconds)`` is called after each stage, and
         again in each window.
       None means the model's own default.
@@ -128,6 +130,7 @@ def generate(
         seed=seed,
         latents=latents,
         output_type=output_type,
+        decode_tile=decode_tile,
     )
     watch = Watch(progress, on_stage)
     with on_mesh(model):
@@ -216,21 +219,23 @@ def _clips(requests: Sequence[Request]) -> Iterator[np.ndarray]:
 def _new_frames(
     model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None
 ) -> Iterator[np.ndarray]:
-    rollout, side = requests[0].rollout, requests[0].given.extend
+    rollout, side, tiling = requests[0].rollout, requests[0].given.extend, requests[0].tiling
     with open_windows(model, requests, watch, kept) as make:
         if side == "before":
             latents = make(0, None)[:, : -window_overlap(model.config)]
-            yield from _timed("decoding", watch, decode(model, latents))
+            yield from _timed("decoding", watch, decode(model, latents, None, tiling, last=True))
         elif continues(model.config) != "frame":
             given, cache = _ends(model, requests) if side else (None, None)
-            for latents in _roll(make, rollout, given):
-                cache = yield from _timed("decoding", watch, decode(model, latents, cache))
+            for i, latents in zip(rollout.windows, _roll(make, rollout, given), strict=True):
+                frames = decode(model, latents, cache, tiling, last=i + 1 == rollout.count)
+                cache = yield from _timed("decoding", watch, frames)
         else:
             last = np.stack([r.given.clip[-1] for r in requests for _ in range(r.batch)]) if side else None
             for i in rollout.windows:
                 # A window is a clip of its own here, whose first frame is the last one of the window before.
                 latents = make(i, last)[:, : rollout.new(i).stop]
-                for n, frames in enumerate(_timed("decoding", watch, decode(model, latents))):
+                chunks = decode(model, latents, None, tiling, last=True)
+                for n, frames in enumerate(_timed("decoding", watch, chunks)):
                     if n or not i:
                         yield frames
                 last = frames[:, -1]
@@ -240,10 +245,8 @@ def _ends(model: Model, requests: Sequence[Request]) -> tuple[Float[Array, "B k 
     """The latents that clips end with, and the decoder's cache behind them."""
     count = window_overlap(model.config)
     ends = [encode_end(model, request.given.clip, count + WARMED) for request in requests for _ in range(request.batch)]
-    latents, cache = spread_batch(model, jnp.concatenate(ends)), None
-    for i in range(latents.shape[1]):
-        _, cache = decode_chunk(model.config, model.params["vae"], cache, latents[:, i : i + 1])
-    return latents[:, -count:], cache
+    latents = spread_batch(model, jnp.concatenate(ends))
+    return latents[:, -count:], cache_after(model, latents, requests[0].tiling)
 
 
 def _roll(make: MakeWindow, rollout: Rollout, given: Array | None = None) -> Iterator[Float[Array, "B f h w z"]]:
@@ -252,31 +255,6 @@ def _roll(make: MakeWindow, rollout: Rollout, given: Array | None = None) -> Ite
         latents = make(i, given)
         yield latents[:, rollout.new(i)]
         given = latents[:, rollout.size - rollout.overlap :]
-
-
-def decode(
-    model: Model, latents: Float[Array, "B f h w z"], cache: PyTree | None = None
-) -> Generator[UInt8[np.ndarray, "B n H W 3"], None, PyTree]:
-    """Frames, one latent frame at a time: memory does not grow with the clip.
-
-    The device is at the next ones while the caller has these. Returns the cache to go on with.
-    """
-    ahead = None
-    for i in range(latents.shape[1]):
-        frames, cache = decode_chunk(model.config, model.params["vae"], cache, latents[:, i : i + 1])
-        if ahead is not None:
-            yield to_host(ahead)
-        ahead = frames
-    yield to_host(ahead)
-    return cache
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def decode_chunk(config: ModelConfig, params: Params, cache: PyTree | None, latents: Array) -> tuple[Array, PyTree]:
-    """Frames, uint8 [B, n, H, W, 3], of the next normalized latent frames, and the cache to go on with."""
-    vae = config.modules.vae
-    frames, cache = vae.decode_chunk(config.vae, params, cache, vae.denormalize(config.vae, latents))
-    return to_uint8(frames), cache
 
 
 def on_mesh(model: Model) -> contextlib.AbstractContextManager:

@@ -1,13 +1,13 @@
 """What was asked for, completed with the model's defaults and checked, before anything is compiled."""
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from vidjax.checks import number, whole
+from vidjax.decoding import decode_tiling
 from vidjax.diffusion.flow import GRIDS, Schedule, last_steps, make_schedule
 from vidjax.diffusion.guidance import GUIDANCE, Guidance, make_guidance
 from vidjax.diffusion.solvers import SOLVERS
@@ -15,6 +15,7 @@ from vidjax.errors import InputError
 from vidjax.given import Given, check_given, extension, read_clip, read_mask, read_pictures
 from vidjax.long import MAX_FRAMES, Rollout, continues, make_rollout, texts_by_window
 from vidjax.model import Model, ModelConfig
+from vidjax.tiles import Tiling
 
 OUTPUT_TYPES = ("video", "latent")
 MAX_STEPS = 1000
@@ -34,6 +35,7 @@ class Request:
 
     ``texts`` has the prompts of each window of the ``rollout``, one a clip. ``num_frames`` are those of the result.
     ``guidance_scales`` has one for each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
+    ``tiling`` is how frames are decoded, in pixels.
     """
 
     texts: tuple[tuple[str, ...], ...]
@@ -50,6 +52,7 @@ class Request:
     guidance: Guidance
     solver: str
     latents: np.ndarray | None
+    tiling: Tiling
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -77,7 +80,7 @@ class Request:
         """Requests in which this is equal can be sampled as one batch: they differ in words, seeds and pictures."""
         size = self.height, self.width, self.num_frames, *self.given.kind
         times = tuple(self.schedule.sigmas.tolist()), tuple(self.schedule.times.tolist())
-        return *size, *times, self.guidance_scales, self.guidance, self.solver
+        return *size, *times, self.guidance_scales, self.guidance, self.solver, self.tiling
 
 
 def make_request(
@@ -108,6 +111,7 @@ def make_request(
     seed: int | Sequence[int] = 0,
     latents: Any = None,
     output_type: str = "video",
+    decode_tile: int | None = None,
 ) -> Request:
     """See ``vidjax.generate`` for the arguments.
 
@@ -131,7 +135,7 @@ def make_request(
         guidance,
         guidance_interval,
     )
-    fps = _number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
+    fps = number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
     height, width = clip_size(config, height, width)
     check_given(model, image, last_image, keyframes, video, strength, mask, extend)
     if video is None:
@@ -162,6 +166,7 @@ def make_request(
         guidance=rule,
         solver=solver,
         latents=None,
+        tiling=decode_tiling(config, height, width, decode_tile),
     )
     if rollout.count > 1:
         _check_long(config, last_image, latents, output_type)
@@ -199,17 +204,17 @@ def sampling_settings(
             raise InputError(f"{name}={value!r}: choose one of {', '.join(known)}")
     steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
     scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
-    scales = (_number("guidance_scale", scale, 0, 1000),)
+    scales = (number("guidance_scale", scale, 0, 1000),)
     if config.boundary_ratio is not None:
         # The model's own second scale goes with its own first.
         own = defaults.guidance_scale_2 if guidance_scale is None else None
         second = next(value for value in (guidance_scale_2, own, scale) if value is not None)
-        scales += (_number("guidance_scale_2", second, 0, 1000),)
+        scales += (number("guidance_scale_2", second, 0, 1000),)
     elif guidance_scale_2 is not None:
         raise InputError(f"guidance_scale_2={guidance_scale_2!r}: this model has one denoiser; give guidance_scale")
     shift = defaults.flow_shift if flow_shift is None else flow_shift
     schedule = make_schedule(
-        _whole("num_inference_steps", steps, 1, MAX_STEPS), _number("flow_shift", shift, 0.01, 1000), grid
+        whole("num_inference_steps", steps, 1, MAX_STEPS), number("flow_shift", shift, 0.01, 1000), grid
     )
     return schedule, scales, make_guidance(guidance, _interval(guidance_interval), schedule)
 
@@ -217,7 +222,7 @@ def sampling_settings(
 def _interval(interval: Sequence[float]) -> tuple[float, float]:
     if not isinstance(interval, list | tuple) or len(interval) != 2:
         raise InputError(f"guidance_interval={interval!r:.80}: must be two diffusion times, as in (0.2, 0.8)")
-    low, high = (_number("guidance_interval", time, 0, 1) for time in interval)
+    low, high = (number("guidance_interval", time, 0, 1) for time in interval)
     if low > high:
         raise InputError(f"guidance_interval=({low}, {high}): the lower time comes first; nearest: ({high}, {low})")
     return low, high
@@ -237,7 +242,7 @@ def _painted_over(
     """The clip, of as many frames as asked for or as it has, and where and how far it is painted over."""
     if strength is None:
         strength = STRENGTH if mask is None else 1.0
-    strength = _number("strength", strength, 0, 1)
+    strength = number("strength", strength, 0, 1)
     if strength == 0:
         raise InputError("strength=0.0: the clip would stay as it is; give more, up to 1")
     asked = None
@@ -275,7 +280,7 @@ def _script(prompt: Any, whole: Any) -> list[tuple[float, str]]:
     texts = prompt if isinstance(prompt, Mapping) else {0.0: prompt}
     if not all(isinstance(text, str) for text in texts.values()):
         raise InputError(f"prompt={whole!r:.80}: must be text, or a list of texts")
-    script = sorted((_number("prompt's seconds", start, 0, MAX_SECONDS), text) for start, text in texts.items())
+    script = sorted((number("prompt's seconds", start, 0, MAX_SECONDS), text) for start, text in texts.items())
     if not script or script[0][0] != 0:
         raise InputError(f"prompt={prompt!r:.80}: by seconds it begins at 0, as in {{0: 'a red circle', 6.0: 'night'}}")
     return script
@@ -294,32 +299,9 @@ def _seeds(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
     if isinstance(seed, list | tuple):
         if len(seed) != batch:
             raise InputError(f"seed has {len(seed)} numbers for {batch} prompts: give one, or as many")
-        return tuple(_whole("seed", s, 0, 2**63 - 1) for s in seed)
-    first = _whole("seed", seed, 0, 2**63 - batch)
+        return tuple(whole("seed", s, 0, 2**63 - 1) for s in seed)
+    first = whole("seed", seed, 0, 2**63 - batch)
     return tuple(first + i for i in range(batch))
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise InputError(f"{name}={value!r:.80}: must be a whole number from {low} to {high}")
-    if not low <= value <= high:
-        raise InputError(f"{name}={value}: must lie between {low} and {high}; nearest: {min(max(value, low), high)}")
-    return int(value)
-
-
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not _finite(value):
-        raise InputError(f"{name}={value!r:.80}: must be a finite number from {low} to {high}")
-    if not low <= value <= high:
-        raise InputError(f"{name}={value}: must lie between {low} and {high}; nearest: {min(max(value, low), high)}")
-    return float(value)
-
-
-def _finite(value: Any) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond any float
-        return False
 
 
 def clip_size(config: ModelConfig, height: int | None, width: int | None) -> tuple[int, int]:
@@ -328,7 +310,7 @@ def clip_size(config: ModelConfig, height: int | None, width: int | None) -> tup
     height = defaults.height if height is None else height
     width = defaults.width if width is None else width
     for name, value, multiple in zip(("height", "width"), (height, width), multiples, strict=True):
-        _whole(name, value, multiple, MAX_SIDE)
+        whole(name, value, multiple, MAX_SIDE)
         if value % multiple:
             near = min(max(round(value / multiple), 1) * multiple, MAX_SIDE // multiple * multiple)
             raise InputError(f"{name}={value}: must be a multiple of {multiple}; nearest: {near}")
@@ -350,7 +332,7 @@ def clip_frames(
         if num_frames > most:
             raise InputError(f"duration={duration}: at {fps:g} frames a second the longest clip is {most / fps:.1f} s")
         return num_frames
-    num_frames = _whole("num_frames", config.sampling.num_frames if num_frames is None else num_frames, 1, most)
+    num_frames = whole("num_frames", config.sampling.num_frames if num_frames is None else num_frames, 1, most)
     if (num_frames - 1) % step:
         near = 1 + step * round((num_frames - 1) / step)
         raise InputError(f"num_frames={num_frames}: must be 1 + a multiple of {step}; nearest: {min(near, most)}")
@@ -364,10 +346,10 @@ def asked_frames(num_frames: int | None, duration: float | None, fps: float) -> 
       InputError: both do, or it is out of range.
     """
     if duration is None:
-        return _whole("num_frames", num_frames, 1, MAX_FRAMES)
+        return whole("num_frames", num_frames, 1, MAX_FRAMES)
     if num_frames is not None:
         raise InputError(f"num_frames={num_frames} and duration={duration} both say how long: give one of them")
-    return _number("duration", duration, 0, MAX_SECONDS) * fps
+    return number("duration", duration, 0, MAX_SECONDS) * fps
 
 
 def _latents(config: ModelConfig, request: Request, latents: Any) -> np.ndarray:

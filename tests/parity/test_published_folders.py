@@ -9,7 +9,7 @@ import pytest
 
 import vidjax
 from vidjax import tokenizer
-from vidjax.generation import decode
+from vidjax.decoding import decode
 from vidjax.weights import folder
 
 pytestmark = pytest.mark.parity

@@ -81,6 +81,9 @@ class Generate:
     """Spacing of the steps: folder or original."""
     seed: int = 0
     """Another number, another clip."""
+    decode_tile: int | None = None
+    """Side in pixels of the tiles in which frames are decoded, where memory is short; left out: whole, or 512 for
+    frames of more than 1024x1024 pixels."""
     dtype: str = "float32"
     """float32 or bfloat16."""
     progress: bool = True

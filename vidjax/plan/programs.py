@@ -14,9 +14,9 @@ from jax.stages import Lowered
 
 from vidjax.arithmetic import matrix_flops
 from vidjax.conditioning.condition import Condition
+from vidjax.decoding import decode_chunk
 from vidjax.diffusion import sampling
 from vidjax.diffusion.solvers import SOLVERS
-from vidjax.generation import decode_chunk
 from vidjax.model import ModelConfig, part_layout
 from vidjax.models.wan.presets import Preset
 from vidjax.parallel.mesh import batch_layout

@@ -1,0 +1,32 @@
+"""Numbers that people give: of the right kind, and in range."""
+
+import math
+import numbers
+from typing import Any
+
+from vidjax.errors import InputError
+
+
+def whole(name: str, value: Any, low: int, high: int) -> int:
+    """A whole number; InputError with the nearest that would do."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise InputError(f"{name}={value!r:.80}: must be a whole number from {low} to {high}")
+    if not low <= value <= high:
+        raise InputError(f"{name}={value}: must lie between {low} and {high}; nearest: {min(max(value, low), high)}")
+    return int(value)
+
+
+def number(name: str, value: Any, low: float, high: float) -> float:
+    """A finite number; InputError with the nearest that would do."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not _finite(value):
+        raise InputError(f"{name}={value!r:.80}: must be a finite number from {low} to {high}")
+    if not low <= value <= high:
+        raise InputError(f"{name}={value}: must lie between {low} and {high}; nearest: {min(max(value, low), high)}")
+    return float(value)
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False

@@ -1,0 +1,150 @@
+"""Latents to frames, one latent frame at a time; and large frames in tiles: a device needs room for one of them."""
+
+import functools
+import math
+from collections.abc import Generator, Iterator
+
+import jax
+import numpy as np
+
+from vidjax.checks import whole
+from vidjax.errors import InputError
+from vidjax.model import Model, ModelConfig
+from vidjax.parallel.distributed import to_host
+from vidjax.tiles import Tiling, blend, cut, make_tiling
+from vidjax.typing import Array, Float, Params, PyTree, UInt8
+from vidjax.video import to_uint8
+
+MAX_WHOLE = 2**20
+"""Frames of up to so many pixels, 1024 x 1024, are decoded whole unless a tile is asked for."""
+TILE = 512
+MAX_TILE = 8192
+MIN_TILE = 8
+"""In latents; so few that their borders, which see too little of the frame, are still half of a tile at most."""
+MIN_OVERLAP = 4
+"""In latents: with less, the borders of small tiles show."""
+
+
+def decode(
+    model: Model,
+    latents: Float[Array, "B f h w z"],
+    cache: PyTree | None = None,
+    tiling: Tiling | None = None,
+    last: bool = False,
+) -> Generator[UInt8[np.ndarray, "B n H W 3"], None, PyTree]:
+    """Frames of the next latent frames, those of one at a time. Returns the cache to go on with.
+
+    Whole, memory does not grow with their number, and the device is at the next ones while the caller has these. With
+    several tiles each goes through all of ``latents``, as the caches of all at once would be larger than those of the
+    whole frame: the first frames come with the last tile, and the host holds all as uint8.
+
+    Args:
+      cache: what the call before returned, at the start of a clip None. Those of tiles wait in the host's memory.
+      tiling: in pixels; None: whole.
+      last: nothing will follow: no caches of tiles are kept.
+
+    Raises:
+      InputError: out of memory; it says which smaller tile to try.
+    """
+    try:
+        if tiling is None or len(tiling.corners) == 1:
+            return (yield from _decode_whole(model, latents, cache))
+        return (yield from _decode_tiles(model, latents, cache, tiling, last))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        tile = tiling.tile if tiling else tuple(n * model.config.vae.spatial_factor for n in latents.shape[2:4])
+        raise InputError(_too_large(model.config, *tile)) from error
+
+
+def decode_tiling(config: ModelConfig, height: int, width: int, decode_tile: int | None) -> Tiling:
+    """How a frame is decoded, in pixels; one tile is the whole frame. Tiles share a quarter of their side.
+
+    Raises:
+      InputError: ``decode_tile`` is no multiple of the model's, or so small that tiles would be all border.
+    """
+    multiple, least = tile_sides(config)
+    largest = max(height, width)
+    if decode_tile is None:
+        side = largest if height * width <= MAX_WHOLE else max(TILE // multiple * multiple, least)
+    else:
+        side = whole("decode_tile", decode_tile, min(least, largest), MAX_TILE)
+        if side % multiple:
+            near = min(max(round(side / multiple) * multiple, least), MAX_TILE // multiple * multiple)
+            raise InputError(f"decode_tile={side}: must be a multiple of {multiple}; nearest: {near}")
+    factor = config.vae.spatial_factor
+    side //= factor
+    return make_tiling((height // factor, width // factor), side, max(side // 4, MIN_OVERLAP)).scaled(factor)
+
+
+def tile_sides(config: ModelConfig) -> tuple[int, int]:
+    """What the side of a tile must be a multiple of, and the smallest, in pixels."""
+    multiple = math.lcm(*config.size_multiple)
+    return multiple, -(-MIN_TILE * config.vae.spatial_factor // multiple) * multiple
+
+
+def _too_large(config: ModelConfig, height: int, width: int) -> str:
+    multiple, least = tile_sides(config)
+    found = f"the decoder ran out of memory with {width}x{height} pixels at a time"
+    half = max(max(height, width) // 2 // multiple * multiple, least)
+    if half >= max(height, width):
+        return f"{found}; there are no smaller tiles"
+    return f"{found}: give decode_tile={half} (--decode-tile {half}); finished windows that are kept are used again"
+
+
+def _decode_whole(
+    model: Model, latents: Float[Array, "B f h w z"], cache: PyTree | None
+) -> Generator[UInt8[np.ndarray, "B n H W 3"], None, PyTree]:
+    ahead = None
+    for i in range(latents.shape[1]):
+        frames, cache = decode_chunk(model.config, model.params["vae"], cache, latents[:, i : i + 1])
+        if ahead is not None:
+            yield to_host(ahead)
+        ahead = frames
+    yield to_host(ahead)
+    return cache
+
+
+def _decode_tiles(
+    model: Model, latents: Float[Array, "B f h w z"], caches: PyTree | None, tiling: Tiling, last: bool
+) -> Generator[UInt8[np.ndarray, "B n H W 3"], None, PyTree]:
+    factor, step = model.config.vae.spatial_factor, model.config.vae.temporal_factor
+    size = tuple(n // factor for n in tiling.tile)
+    kept = {}
+
+    def tiles() -> Iterator[np.ndarray]:
+        for corner in tiling.corners:
+            own = cut(latents, tuple(n // factor for n in corner), size)
+            cache = None if caches is None else jax.device_put(caches[corner], jax.memory.Space.Device)
+            frames = []
+            for i in range(own.shape[1]):
+                chunk, cache = decode_chunk(model.config, model.params["vae"], cache, own[:, i : i + 1])
+                frames.append(to_host(chunk))
+            if not last:
+                kept[corner] = jax.device_put(cache, jax.memory.Space.Host)
+            del cache
+            yield np.concatenate(frames, axis=1)
+
+    bands = [np.rint(band).astype(np.uint8) for band in blend(tiling, tiles())]
+    ends = np.arange(latents.shape[1]) * step + (1 if caches is None else step)
+    for start, end in zip((0, *ends), ends, strict=False):
+        yield np.concatenate([band[:, start:end] for band in bands], axis=2)
+    return kept
+
+
+def cache_after(model: Model, latents: Float[Array, "B f h w z"], tiling: Tiling | None = None) -> PyTree:
+    """The cache that ``decode`` returns, of a clip whose frames are there already."""
+    frames = decode(model, latents, None, tiling)
+    while True:
+        try:
+            next(frames)
+        except StopIteration as end:
+            return end.value
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def decode_chunk(config: ModelConfig, params: Params, cache: PyTree | None, latents: Array) -> tuple[Array, PyTree]:
+    """Frames, uint8 [B, n, H, W, 3], of the next normalized latent frames, and the cache to go on with."""
+    vae = config.modules.vae
+    frames, cache = vae.decode_chunk(config.vae, params, cache, vae.denormalize(config.vae, latents))
+    return to_uint8(frames), cache
