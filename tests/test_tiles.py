@@ -18,7 +18,9 @@ from vidjax.decoding import decode, decode_chunk
 from vidjax.errors import InputError
 from vidjax.forecast import memory, outline
 from vidjax.generation import Watch
+from vidjax.model import ModelConfig
 from vidjax.models.wan import vae
+from vidjax.models.wan.presets import PRESETS
 from vidjax.request import decode_tiling, make_request
 from vidjax.tiles import blend, cut, make_tiling, weights
 
@@ -193,6 +195,23 @@ def test_memory_of_the_decoder_is_that_of_a_tile(tiny):
     whole, tiled = (memory(tiny, make_request(tiny, PROMPT, height=128, width=512, decode_tile=s)) for s in (512, 128))
     assert tiled.sampling == whole.sampling
     assert tiled.decoding - tiled.parameters < (whole.decoding - whole.parameters) / 2
+
+
+@pytest.mark.slow
+def test_4k_in_24_gigabytes():
+    """A tile that brings the whole frame's caches along, 73 GiB of them, decodes 4K nowhere; this one compiles only."""
+    preset = PRESETS["wan2.1-t2v-1.3b"]
+    parts = preset.transformer, preset.text_encoder, preset.vae, preset.sampling, preset.expand_timesteps
+    config = ModelConfig(*parts, family="WanPipeline")
+    tiling = decode_tiling(config, 2160, 3840, None)
+    params = jax.eval_shape(lambda key: vae.init(config.vae, key), jax.random.key(0))
+    latents = jax.ShapeDtypeStruct((1, 1, *(n // 8 for n in tiling.tile), 16), jnp.float32)
+    _, cache = jax.eval_shape(lambda p, z: decode_chunk(config, p, None, z), params, latents)
+    need = decode_chunk.lower(config, params, cache, latents).compile().memory_analysis()
+    tile = need.argument_size_in_bytes + need.output_size_in_bytes + need.temp_size_in_bytes
+    # 81 frames in bytes, and in float32 two bands of a row of tiles, the one at work and the next.
+    host = 81 * 3840 * 3 * (2160 + 2 * 4 * tiling.tile[0])
+    assert tile + host < 24e9, f"{tile / 1e9:.1f} GB for a tile, {host / 1e9:.1f} GB for the frames"
 
 
 @pytest.fixture
