@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vidjax.conditioning.camera import Camera
     from vidjax.generation import generate, stream
     from vidjax.model import Model, load
     from vidjax.sampler import make_sampler
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Camera": "vidjax.conditioning.camera",
     "Model": "vidjax.model",
     "Video": "vidjax.video",
     "generate": "vidjax.generation",
@@ -22,7 +24,7 @@ _HOME = {
     "train": "vidjax.training",
 }
 
-__all__ = ["Model", "Video", "generate", "load", "make_sampler", "stream", "train"]
+__all__ = ["Camera", "Model", "Video", "generate", "load", "make_sampler", "stream", "train"]
 
 
 def __getattr__(name: str) -> Any:

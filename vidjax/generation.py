@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidjax import unfinished
+from vidjax.conditioning.camera import Camera
 from vidjax.decoding import cache_after, decode
 from vidjax.encoding import encode_end
 from vidjax.errors import InputError
@@ -41,6 +42,7 @@ def generate(
     strength: float | None = None,
     mask: Any = None,
     extend: str | None = None,
+    camera: Camera | str | None = None,
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
@@ -81,6 +83,8 @@ def generate(
       extend: ``after``, the clip goes on behind its end, or ``before``, there is something before its beginning.
         ``num_frames`` or ``duration`` say how much is added; the result is the whole, the clip's own frames as they
         are.
+      camera: how it moves: a ``vidjax.Camera``, or text such as ``pan left + zoom in``. Models have no input of its
+        own for it: it is said at the end of the prompt, and a warning says in which words.
       height, width: pixels. ``num_frames``: ``1 + 4 n``; or ``duration`` in seconds, to the nearest such count.
       fps: frames per second of the result; it changes the speed, not what is sampled.
       num_inference_steps: 1 to 1000. guidance_scale: 1 means none. solver: ``unipc``, ``euler`` or ``heun``.
@@ -114,6 +118,7 @@ def generate(
         strength=strength,
         mask=mask,
         extend=extend,
+        camera=camera,
         height=height,
         width=width,
         num_frames=num_frames,

@@ -1,12 +1,14 @@
 """What was asked for, completed with the model's defaults and checked, before anything is compiled."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vidjax.checks import number, whole
+from vidjax.conditioning.camera import Camera, parse, words
 from vidjax.decoding import decode_tiling
 from vidjax.diffusion.flow import GRIDS, Schedule, last_steps, make_schedule
 from vidjax.diffusion.guidance import GUIDANCE, Guidance, make_guidance
@@ -95,6 +97,7 @@ def make_request(
     strength: float | None = None,
     mask: Any = None,
     extend: str | None = None,
+    camera: Camera | str | None = None,
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
@@ -120,6 +123,8 @@ def make_request(
     """
     config, defaults = model.config, model.config.sampling
     scripts = _scripts(prompt)
+    if camera is not None:
+        scripts = _told(model, scripts, camera)
     if not scripts:
         raise InputError("prompt=[]: at least one prompt is needed")
     if output_type not in OUTPUT_TYPES:
@@ -284,6 +289,15 @@ def _script(prompt: Any, whole: Any) -> list[tuple[float, str]]:
     if not script or script[0][0] != 0:
         raise InputError(f"prompt={prompt!r:.80}: by seconds it begins at 0, as in {{0: 'a red circle', 6.0: 'night'}}")
     return script
+
+
+def _told(model: Model, scripts: list[list[tuple[float, str]]], camera: Camera | str) -> list[list[tuple[float, str]]]:
+    """The prompts with what the camera does at their end."""
+    if not isinstance(camera, Camera | str):
+        raise InputError(f"camera={camera!r:.80}: a vidjax.Camera is expected, or text such as 'pan left + zoom in'")
+    said = words(camera if isinstance(camera, Camera) else parse(camera))
+    warnings.warn(f"{model.name} has no input for the camera: the prompt says {said!r}", stacklevel=3)
+    return [[(start, f"{text}, {said}" if text else said) for start, text in script] for script in scripts]
 
 
 def _negatives(negative: str | Sequence[str], batch: int) -> tuple[str, ...]:

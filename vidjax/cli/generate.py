@@ -51,6 +51,8 @@ class Generate:
     """Where --video is painted over: a picture of its size, white there."""
     extend: Literal["after", "before"] | None = None
     """Go on behind the end of --video, or before its beginning; --duration says how much is added."""
+    camera: str | None = None
+    """How it moves: "pan left", "zoom in + tilt up 0.5" (a speed; 1 is usual). It is said at the end of PROMPT."""
     negative_prompt: str = ""
     """What to lead away from."""
     height: int | None = None
