@@ -150,7 +150,11 @@ def test_folder_that_may_not_be_written_is_refused(run, tiny_folder, monkeypatch
     ("arguments", "said"),
     [
         ([], "Expected one of {generate, data, train, export, evaluate, benchmark, plan}"),
-        (["generate"], "give PROMPT, or --batch FILE"),
+        (["generate"], "give PROMPT, or --storyboard FILE, or --batch FILE"),
+        (["generate", PROMPT, "--storyboard", "film.toml"], "PROMPT or --then, and --storyboard"),
+        (["generate", "--storyboard", "film.toml"], "film.toml cannot be read"),
+        (["generate", "--storyboard", "film.toml", "--batch", "r.jsonl"], "--storyboard and --batch: give one"),
+        (["generate", "--storyboard", "film.toml", "--out-dir", "clips"], "--out-dir goes with --batch"),
         (["generate", PROMPT, "--batch", "requests.jsonl"], "PROMPT and --batch"),
         (["generate", "--batch", "requests.jsonl"], "--out-dir"),
         (["generate", PROMPT, "--out-dir", "clips"], "--out-dir goes with --batch"),
@@ -306,6 +310,30 @@ def test_broken_batch_is_refused(run, tiny_folder, tmp_path, text, said):
     assert (code, out, len(err)) == (2, "", 1)
     assert said in err[0]
     assert os.listdir() == []
+
+
+def test_storyboard(run, tiny_folder, tmp_path, compilations):
+    """A film from the command line: planned, refused with the shot's number, and made, with a line for each shot."""
+    (tmp_path / "film.toml").write_text(
+        'num_frames = 5\n[[shot]]\nprompt = "a red star"\n'
+        '[[shot]]\nprompt = "a blue star"\nnum_frames = 4\nhold = "motion"\n'
+    )
+    line = ["generate", "--storyboard", "../film.toml", "--model", tiny_folder, "--num-inference-steps", 2]
+    plan = [
+        "shot 1 of 2: 1 window of 5 frames, 2 steps each: 5 of 32x16, 0.6 s",
+        "shot 2 of 2: 1 window of 9 frames, 2 steps each: 4 of 32x16, 0.5 s, holding the motion",
+    ]
+    code, out, err = run(*line, "--dry-run")
+    assert (code, err, os.listdir()) == (0, [], [])
+    assert out.splitlines() == [*plan, "out.mp4: 2 shots, 9 frames of 32x16, 1.1 s"]
+    code, _, err = run(*line, "--width", 50)
+    assert (code, err) == (2, ["vidjax: error: shot 1: width=50: must be a multiple of 16; nearest: 48"])
+    assert not compilations
+    code, out, err = run(*line)
+    assert (code, os.listdir()) == (0, ["out.mp4"])
+    assert out.startswith("out.mp4: 2 shots, 9 frames of 32x16, 1.1 s\nloading ")
+    assert [text for text in err if text.startswith("vidjax: ")] == [f"vidjax: {text}" for text in plan]
+    assert read_video("out.mp4").num_frames == 9
 
 
 def test_vbench_clips(run, tiny_folder, tmp_path):

@@ -24,6 +24,7 @@ ORDER = (
     {"generation", "resolution", "training"},
     {"evaluate", "plan", "benchmark"},
     {"campaign", "clip_file", "forecast"},
+    {"storyboard"},
     {"cli"},
 )
 """A module imports from the sets before its own, and from its own package."""

@@ -21,6 +21,10 @@ LARGE = 512 * 512
 """Frames of more pixels than this, a decoder may lack the memory for: their latents are kept."""
 
 
+PARTIAL = "clip.mp4"
+"""In that folder, what is on its way to the file."""
+
+
 def part_folder(out: Path) -> Path:
     """Where the finished windows of a clip are until its file is whole."""
     return out.with_name(f"{out.name}.part")
@@ -44,25 +48,33 @@ def make_file(model: Model, request: Request, out: Path, watch: Watch) -> None:
         kept = open_folder(folder, describe(model, request))
     with contextlib.nullcontext() if kept is None else until_whole(kept):
         frames = (chunk[0] for chunk in frames_of(model, [request], watch, kept))
-        if jax.process_index() > 0:
-            for _ in frames:
-                pass
-        elif out.suffix.lower() == ".mp4":
-            _write_mp4(frames, request, out, kept, watch)
-        else:
-            video = Video(np.concatenate(list(frames)), request.fps)
-            start = time.perf_counter()
-            video.save(out)
-            watch.on_stage("writing", time.perf_counter() - start)
+        write_frames(frames, out, request.fps, request.height, request.width, kept, watch)
 
 
-def _write_mp4(
-    frames: Iterator[UInt8[np.ndarray, "n H W 3"]], request: Request, out: Path, kept: Unfinished | None, watch: Watch
+def write_frames(
+    frames: Iterator[UInt8[np.ndarray, "n H W 3"]],
+    out: Path,
+    fps: float,
+    height: int,
+    width: int,
+    kept: Unfinished | None,
+    watch: Watch,
 ) -> None:
+    """Writes frames as they come; of several processes the first one does. ``kept`` goes away when they are there."""
+    if jax.process_index() > 0:
+        for _ in frames:
+            pass
+        return
+    if out.suffix.lower() != ".mp4":
+        video = Video(np.concatenate(list(frames)), fps)
+        start = time.perf_counter()
+        video.save(out)
+        watch.on_stage("writing", time.perf_counter() - start)
+        return
     # In the folder that goes away: what a kill leaves of it goes with it.
-    file = out if kept is None else kept.folder / "clip.mp4"
+    file = out if kept is None else kept.folder / PARTIAL
     check_writable(out)
-    with open_writer(file, request.fps, request.height, request.width) as writer:
+    with open_writer(file, fps, height, width) as writer:
         seconds = 0.0
         for chunk in frames:
             start = time.perf_counter()

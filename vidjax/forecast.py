@@ -22,13 +22,14 @@ from vidjax.typing import Array
 GIB = 2**30
 
 
-def outline(request: Request) -> str:
-    """The plan in a line."""
+def outline(request: Request, num_frames: int | None = None) -> str:
+    """The plan in a line, for a clip of which so many frames are shown; None: all."""
     rollout, steps = request.rollout, request.walk.num_steps
+    num_frames = request.num_frames if num_frames is None else num_frames
     count = len(rollout.windows)
     windows = "1 window" if count == 1 else f"{count} windows"
-    size = f"{request.width}x{request.height}, {request.num_frames / request.fps:.1f} s"
-    plan = f"{windows} of {rollout.frames(rollout.size)} frames, {steps} steps each: {request.num_frames} of {size}"
+    size = f"{request.width}x{request.height}, {num_frames / request.fps:.1f} s"
+    plan = f"{windows} of {rollout.frames(rollout.size)} frames, {steps} steps each: {num_frames} of {size}"
     (height, width), tiles = request.tiling.tile, len(request.tiling.corners)
     return plan if tiles == 1 else f"{plan}, decoded in {tiles} tiles of {width}x{height}"
 

@@ -16,7 +16,7 @@ from vidjax.decoding import cache_after, decode
 from vidjax.encoding import encode_end
 from vidjax.errors import InputError
 from vidjax.long import Rollout, continues, window_overlap
-from vidjax.model import Model, spread_batch
+from vidjax.model import Model, ModelConfig, spread_batch
 from vidjax.request import Prompt, Request, make_request
 from vidjax.typing import Array, Float, PyTree, UInt8
 from vidjax.unfinished import Unfinished, describe
@@ -244,6 +244,13 @@ def _new_frames(
                     if n or not i:
                         yield frames
                 last = frames[:, -1]
+
+
+def end_frames(config: ModelConfig) -> int:
+    """Of a clip that is gone on with, so many frames at its end count; those before are as if they were not there."""
+    if continues(config) == "frame":
+        return 1
+    return 1 + config.vae.temporal_factor * (window_overlap(config) + WARMED)
 
 
 def _ends(model: Model, requests: Sequence[Request]) -> tuple[Float[Array, "B k h w z"], PyTree]:

@@ -26,7 +26,10 @@ HEAD = 64
 
 
 class Unfinished(NamedTuple):
-    """``folder`` holds ``request.json``, what was ``asked`` for, and of each finished window ``window-00000.npy``."""
+    """``folder`` holds ``request.json``, what was ``asked`` for, and of each finished window ``window-00000.npy``.
+
+    That of a film holds such folders.
+    """
 
     folder: Path
     asked: dict[str, Any]
@@ -63,8 +66,8 @@ def until_whole(kept: Unfinished) -> Iterator[None]:
 
 
 def count(kept: Unfinished) -> int:
-    """How many windows are finished."""
-    return len(list(kept.folder.glob("window-*.npy")))
+    """How many windows are finished; of a film, those of all shots."""
+    return len(list(kept.folder.rglob("window-*.npy")))
 
 
 def read(kept: Unfinished, window: int) -> Float[np.ndarray, "B f h w z"] | None:

@@ -1,4 +1,4 @@
-"""``vidjax generate``: one clip, or many from a file."""
+"""``vidjax generate``: one clip, a film of several, or many from a file."""
 
 import dataclasses
 import sys
@@ -16,7 +16,7 @@ from vidjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
-    """Make a clip from a sentence, and perhaps a picture; or many, from a file."""
+    """Make a clip from a sentence, and perhaps a picture; or a film of shots, or many clips, from a file."""
 
     prompt: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")] = None
     """What is to be seen."""
@@ -24,6 +24,8 @@ class Generate:
     """What is to be seen from a second on, in place of PROMPT."""
     batch: Path | None = None
     """A file of requests in place of PROMPT, one JSON object a line; flags hold where a line says nothing."""
+    storyboard: Path | None = None
+    """A TOML file of shots in place of PROMPT: one film; flags hold where it says nothing."""
     out_dir: Path | None = None
     """The folder for the clips of --batch and their manifest.jsonl; the same line again goes on where it stopped."""
     model: str | None = None
@@ -104,10 +106,14 @@ def run(command: Generate) -> None:
 
     if command.batch is not None:
         return _run_batch(command)
-    if command.prompt is None:
-        raise InputError("give PROMPT, or --batch FILE with --out-dir DIR; see vidjax generate --help")
+    if command.prompt is None and command.storyboard is None:
+        raise InputError(
+            "give PROMPT, or --storyboard FILE, or --batch FILE with --out-dir DIR; see vidjax generate --help"
+        )
     if command.out_dir is not None:
         raise InputError("--out-dir goes with --batch; for one clip give --out FILE")
+    if command.storyboard is not None:
+        return _run_storyboard(command)
     with join(command.processes) as process:
         if process == 0:
             check_writable(command.out)
@@ -161,8 +167,9 @@ def _by_frame(command: Generate) -> dict[int, Path] | None:
 
 def _run_batch(command: Generate) -> None:
     """``vidjax generate --batch``."""
-    if command.prompt is not None:
-        raise InputError("PROMPT and --batch: give one of them")
+    for name, value in (("PROMPT", command.prompt), ("--storyboard", command.storyboard)):
+        if value is not None:
+            raise InputError(f"{name} and --batch: give one of them")
     if command.out_dir is None:
         raise InputError("--batch needs --out-dir DIR, the folder for its clips")
     if command.then or command.dry_run:
@@ -172,11 +179,7 @@ def _run_batch(command: Generate) -> None:
     from vidjax import campaign
     from vidjax.model import load
 
-    given = {name: getattr(command, name) for name in _settings() if getattr(command, name) != getattr(Generate, name)}
-    defaults = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-    if command.keyframes:
-        defaults["keyframes"] = {str(frame): str(picture) for frame, picture in _by_frame(command).items()}
-    jobs = campaign.read_jobs(command.batch, defaults)
+    jobs = campaign.read_jobs(command.batch, _defaults(command))
     loading = _loading(command)
 
     def report(line: dict) -> None:
@@ -195,6 +198,61 @@ def _run_batch(command: Generate) -> None:
             print(f"{command.out_dir}: {counts}; see {campaign.MANIFEST}")
     if done.failed:
         sys.exit(1)
+
+
+def _run_storyboard(command: Generate) -> None:
+    """``vidjax generate --storyboard``."""
+    if command.prompt is not None or command.then:
+        raise InputError("PROMPT or --then, and --storyboard: the prompts stand in its file")
+    from vidjax.storyboard import Planned, make_film, plan_film, read_storyboard
+    from vidjax.video import check_writable
+
+    storyboard = read_storyboard(command.storyboard, _defaults(command))
+    with join(command.processes) as process:
+        if process == 0:
+            check_writable(command.out)
+        start = time.perf_counter()
+        keep_compiled()
+        from vidjax.model import load
+        from vidjax.windows import Watch
+
+        model = load(command.model, mesh=_mesh(command), **_loading(command))
+        stages = {"loading": time.perf_counter() - start}
+
+        def on_stage(name: str, seconds: float) -> None:
+            stages[name] = stages.get(name, 0.0) + seconds
+
+        def line(number: int, planned: Planned) -> str:
+            held = "" if planned.shot.hold == "none" else f", holding the {planned.shot.hold}"
+            return f"shot {number} of {len(storyboard)}: {planned.outline}{held}"
+
+        progress = command.progress and process == 0
+
+        def on_shot(number: int, planned: Planned) -> None:
+            if progress:
+                print(f"vidjax: {line(number, planned)}", file=sys.stderr)
+
+        if command.dry_run:
+            film = plan_film(model, storyboard)
+            if process == 0:
+                for number, planned in enumerate(film.shots, 1):
+                    print(line(number, planned))
+        else:
+            film = make_film(model, storyboard, command.out, Watch(progress, on_stage), on_shot)
+        if process == 0:
+            length = f"{film.num_frames} frames of {film.width}x{film.height}, {film.num_frames / film.fps:.1f} s"
+            print(f"{command.out}: {len(film.shots)} shots, {length}")
+        if process == 0 and not command.dry_run:
+            print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()))
+
+
+def _defaults(command: Generate) -> dict[str, Any]:
+    """The flags that were given, as a file of requests has them."""
+    given = {name: getattr(command, name) for name in _settings() if getattr(command, name) != getattr(Generate, name)}
+    defaults = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    if command.keyframes:
+        defaults["keyframes"] = {str(frame): str(picture) for frame, picture in _by_frame(command).items()}
+    return defaults
 
 
 def _mesh(command: Generate) -> Any:
@@ -216,8 +274,20 @@ def _loading(command: Generate) -> dict:
 
 def _settings() -> list[str]:
     """The flags that are arguments of ``vidjax.generate``."""
-    others = {"prompt", "then", "batch", "out_dir", "out", "model", "dtype", "loras", "loras_2", "offload", "progress"}
-    others |= {"mesh", "processes", "dry_run"}
+    others = {
+        "prompt",
+        "then",
+        "batch",
+        "storyboard",
+        "out_dir",
+        "out",
+        "model",
+        "dtype",
+        "loras",
+        "loras_2",
+        "offload",
+    }
+    others |= {"progress", "mesh", "processes", "dry_run"}
     return [field.name for field in dataclasses.fields(Generate) if field.name not in others]
 
 
