@@ -254,3 +254,11 @@ def test_replace_folder(tmp_path):
     folder.replace_folder(new, old)
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     assert [p.name for p in old.iterdir()] == ["part2"]
+
+
+def test_files_may_be_read_by_others(tmp_path):
+    """A model that is shared over a disk must not be for its maker's eyes only."""
+    file = write(tmp_path)
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert file.stat().st_mode == plain.stat().st_mode

@@ -27,7 +27,7 @@ from vidjax.models import clip, t5
 from vidjax.models.wan import denoiser, vae
 from vidjax.models.wan.weights import Tensor, abstract_params, published_tree, spellings
 from vidjax.typing import Array, Int, Params, PyTree
-from vidjax.weights.tensor_file import DTYPES, Entry, all_finite, listed, read_header, read_rows
+from vidjax.weights.tensor_file import DTYPES, Entry, all_finite, listed, read_header, read_rows, write_file
 
 MAX_SHARD_BYTES = 10 * 10**9
 
@@ -321,14 +321,12 @@ def write_config(folder: Path, part: str, config: Any) -> None:
 
 def write_tensors(folder: Path, part: str, tensors: Iterable[tuple[str, np.ndarray]], max_shard_bytes: int) -> None:
     """A part's tensors by published name, with an index where they need several files; one file is held at a time."""
-    from safetensors.numpy import save_file
-
     target, stem = folder / part, FILE_NAME.get(part, "diffusion_pytorch_model")
     shards: list[list[str]] = []
     total = 0
 
     def write(shard: dict[str, np.ndarray]) -> None:
-        save_file(shard, target / f"{stem}-{len(shards) + 1:05d}.safetensors", metadata={"format": "pt"})
+        write_file(shard, target / f"{stem}-{len(shards) + 1:05d}.safetensors")
         shards.append(list(shard))
 
     shard, size = {}, 0

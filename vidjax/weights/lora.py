@@ -21,7 +21,7 @@ from vidjax.errors import InputError, WeightsError
 from vidjax.models.wan.original_names import original_name
 from vidjax.models.wan.weights import Tensor, published_tree
 from vidjax.typing import Array, Int, Params, PyTree
-from vidjax.weights.tensor_file import DTYPES, Entry, listed, read_header, read_tensor
+from vidjax.weights.tensor_file import DTYPES, Entry, listed, read_header, read_tensor, write_file
 
 SUFFIXES = {
     ".lora_A.weight": "down",
@@ -104,8 +104,6 @@ def apply(params: Params, changes: Changes, donate: bool = False) -> Params:
 def write(file: Path, abstract: PyTree, changes: dict[str, dict[str, Array]], strength: float) -> None:
     """Trained changes ``{module path: {"down" [L, in, r], "up" [L, r, out]}}`` of a denoiser of these shapes as a file
     in the published naming, which :func:`read` and PyTorch tools take; ``strength`` goes into the numbers."""
-    from safetensors.numpy import save_file
-
     tensors = {}
     for path, published in published_tree(abstract).items():
         change = changes.get("/".join(path[:-1])) if path[-1] == "kernel" else None
@@ -116,7 +114,7 @@ def write(file: Path, abstract: PyTree, changes: dict[str, dict[str, Array]], st
             module = f"transformer.{tensor.name.removesuffix('.weight')}"
             tensors[f"{module}.lora_A.weight"] = np.ascontiguousarray(down[tensor.layer].T)
             tensors[f"{module}.lora_B.weight"] = np.ascontiguousarray(strength * up[tensor.layer].T)
-    save_file(tensors, file, {"format": "pt"})
+    write_file(tensors, file)
 
 
 def _added(

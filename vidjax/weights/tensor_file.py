@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,16 @@ PICKLES = (b"PK", b"\x80")
 
 LISTED = 8
 """How many names an error lists before it counts the rest."""
+
+
+def write_file(tensors: Mapping[str, np.ndarray], file: Path) -> None:
+    """The tensors in a file that others may read as any file that is made here."""
+    from safetensors.numpy import save_file
+
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(dict(tensors), file, {"format": "pt"})
+    file.chmod(mode)  # it came to be as a temporary file, for the user alone
 
 
 class Entry(NamedTuple):
