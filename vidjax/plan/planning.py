@@ -5,6 +5,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
+from typing import get_args
 
 import jax
 
@@ -12,7 +13,7 @@ from vidjax import config as configs
 from vidjax.config import TrainConfig
 from vidjax.errors import InputError
 from vidjax.model import ModelConfig
-from vidjax.models.wan.denoiser import DenoiserConfig
+from vidjax.models.wan.denoiser import DenoiserConfig, Remat
 from vidjax.models.wan.presets import PRESETS
 from vidjax.parallel.mesh import AXES, parse_mesh
 from vidjax.parallel.rules import device_bytes
@@ -33,7 +34,7 @@ from vidjax.plan.work import work_of
 from vidjax.request import clip_frames, clip_size
 
 TASKS = ("sample", "decode", "train")
-REMATS = ("none", "full", "dots")
+REMATS = get_args(Remat)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,4 +27,4 @@ class Question:
     slices: int = 1
     """So many of the topology, over the data centre's network; only data spans them."""
     remat: str | None = None
-    """What backward recomputes: none, full or dots."""
+    """What backward recomputes: none, full, dots, or offload (dots that wait in the host's memory)."""

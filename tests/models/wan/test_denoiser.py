@@ -108,12 +108,28 @@ def test_gradients_reach_every_parameter():
     assert np.abs(t).min() > 0
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize("remat", ["full", "dots", "offload"])
 def test_remat_keeps_gradients(remat):
     """What the backward pass recomputes is a matter of memory, never of the result."""
     expected, found = gradient("none"), gradient(remat)
     for a, b in zip(*map(jax.tree.leaves, (expected, found)), strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * float(np.abs(a).max()))
+
+
+def test_offload_waits_in_the_hosts_memory():
+    """On an accelerator; were it not moved there, a model that fits by this policy alone would not."""
+    params, x, _ = tiny()
+
+    def moved(remat: denoiser.Remat) -> int:
+        def loss(params):
+            context = denoiser.context(TINY, params, TEXT)
+            return jnp.mean(denoiser.velocity(TINY, params, x, jnp.full((2, 3), 0.5), context, remat=remat) ** 2)
+
+        lowered = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=("tpu",))
+        return lowered.as_text().count("pinned_host")
+
+    assert moved("offload") > 0
+    assert moved("dots") == 0
 
 
 def test_bfloat16_is_near():

@@ -27,7 +27,8 @@ from vidjax.typing import Array, Float, Params, PyTree
 TIME_SCALE = 1000.0
 """Published weights were trained with times from 0 to 1000."""
 
-Remat = Literal["none", "full", "dots"]
+Remat = Literal["none", "full", "dots", "offload"]
+"""What a layer keeps for the backward pass: everything; its input; its matrix products too; or these in host memory."""
 
 
 VIDEO = (BATCH_AXES, None, "context")
@@ -229,8 +230,12 @@ class Block(nn.Module):
 
 
 def stack(config: DenoiserConfig, remat: Remat) -> type[nn.Module]:
-    """The block, scanned over layers; ``remat`` says what the backward pass recomputes."""
-    policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+    """The block, scanned over layers."""
+    policies = {
+        "full": None,
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+    }
     block = Block
     if remat != "none":
         block = nn.remat(Block, prevent_cse=False, policy=policies[remat], methods=["__call__"])
