@@ -102,7 +102,7 @@ def _bad_pictures(folder):
         (["--grid", "linear"], "choose one of folder, original"),
         (["--guidance-scale-2", "3"], "this model has one denoiser"),
         (["--then", "0", "b"], "--then 0: seconds above 0 are needed"),
-        (["--then", "3", "b"], "prompt from 3 s on: it would hold nowhere in a clip of 1.1 s"),
+        (["--then", "3", "b"], "prompt from 3 s on: the clip is made in one piece"),
         (["--last-image", "../empty.png"], "give the first frame too"),
         (["--loras", "style.safetensors=much"], "FILE or FILE=STRENGTH is expected"),
         (["--loras", "missing.safetensors"], "missing.safetensors"),
@@ -372,3 +372,13 @@ def test_train_export_generate(run, pytestconfig, tmp_path):
     assert out.startswith("out.gif: 9 frames of 32x32, 1.1 s")
     assert run("generate", PROMPT, "--model", "denoiser/export", "--out", "again.gif", "--no-progress")[0] == 0
     assert (tmp_path / "here" / "again.gif").read_bytes() == (tmp_path / "here" / "out.gif").read_bytes()
+
+
+def test_what_is_read_is_not_written_over(run, tmp_path):
+    """A clip that was gone on with under its own name would be lost, and longer each time."""
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"mine")
+    code, _, said = run("generate", "a red circle", "--video", str(clip), "--extend", "after", "--out", str(clip))
+    assert code == 2
+    assert "is what is read: give another name" in said[-1]
+    assert clip.read_bytes() == b"mine"

@@ -78,7 +78,7 @@ def test_keyframes_alone(able):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"keyframes": {}}, r"keyframes=\{\}: pictures by frame"),
+        ({"keyframes": {}}, "keyframes: pictures by frame are expected, .* not none"),
         ({"keyframes": {3: A}}, "frame 3 must be a multiple of 4; nearest: 4"),
         ({"keyframes": {12: A}}, "frame 12 must be a whole number from 0 to 8"),
         ({"keyframes": {-4: A}}, "frame -4 must be"),
@@ -94,8 +94,11 @@ def test_keyframes_alone(able):
         ({"extend": "after", "video": CLIP, "strength": 0.5}, "strength with extend"),
         ({"extend": "before", "video": CLIP, "num_frames": 9}, "9 frames before the clip: up to 1 can be made"),
         ({"extend": "after", "video": CLIP, "output_type": "latent"}, "extend: the result is"),
-        ({"video": CLIP, "strength": 0.0}, "strength=0.0: the clip would stay"),
-        ({"video": CLIP, "strength": 1.5}, "strength=1.5: must lie between 0 and 1; nearest: 1"),
+        ({"video": CLIP, "strength": 0.0}, "strength=0.0: must lie between 0.01 and 1; nearest: 0.01"),
+        ({"video": CLIP, "strength": 1.5}, "strength=1.5: must lie between 0.01 and 1; nearest: 1"),
+        ({"image": 3}, "image: An image is a path, .* not int"),
+        ({"keyframes": {"4": A, "04": A}}, "frame 4 is given as keyframes too"),
+        ({"video": CLIP, "prompt": {0: "a", 1.0: "b"}, "num_frames": 9}, "prompt from 1 s on: .* one piece"),
         ({"video": CLIP, "num_frames": 25}, "a clip of 25 frames: video has 21 at 8 frames a second"),
         ({"video": CLIP, "mask": np.ones((8, 8), bool)}, "mask of 8x8: the clip is 16x32"),
         ({"video": CLIP, "mask": np.ones((3, 16, 32), bool)}, "mask of 3 frames: the clip has 21"),
@@ -108,7 +111,7 @@ def test_keyframes_alone(able):
 def test_what_does_not_go_is_refused(able, compilations, asked, said):
     """Found late, each would cost minutes, or give a clip of something else."""
     with pytest.raises((InputError, MediaError), match=said) as error:
-        make_request(able, PROMPT, **asked)
+        make_request(able, **{"prompt": PROMPT, **asked})
     assert "\n" not in str(error.value)
     assert not compilations
 

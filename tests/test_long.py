@@ -71,7 +71,7 @@ def test_prompts_hold_from_the_nearest_window_on():
     [
         ({"prompt": {0: PROMPT, 3.0: OTHER}}, "from 3 s on: it would hold nowhere in a clip of 2.6 s"),
         ({"prompt": {0: PROMPT, 1.0: OTHER, 1.1: PROMPT}}, "from 1 s on: .* pieces of 0.5 s"),
-        ({"prompt": {0: PROMPT, 0.5: OTHER}, "num_frames": 9}, "from 0 s on: .* a clip of 1.1 s"),
+        ({"prompt": {0: PROMPT, 0.5: OTHER}, "num_frames": 9}, "from 0.5 s on: .* in one piece, of one prompt"),
         ({"prompt": {1.0: PROMPT}}, "begins at 0, as in"),
         ({"prompt": {}}, "begins at 0"),
         ({"prompt": {0: PROMPT, -1.0: OTHER}}, "prompt's seconds=-1.0: must lie between 0 and"),

@@ -168,7 +168,7 @@ def test_storyboard_that_cannot_be_read_is_refused(tmp_path):
         ({"width": 33}, "none", "shot 2: width=33: must be a multiple of 16"),
         ({"width": 16}, "motion", "shot 2: 16x16 at 8 frames a second, and the film is 32x16 at 8 frames a second"),
         ({"fps": 4}, "none", "shot 2: 32x16 at 4 frames a second, and the film is"),
-        ({"image": "missing.png"}, "none", "shot 2: There is no file 'missing.png'"),
+        ({"image": "missing.png"}, "none", "shot 2: image: There is no file 'missing.png'"),
         ({"num_frames": 1}, "picture", "shot 2: num_frames=1 is the picture that is held; nearest: 5"),
         ({"num_frames": 6}, "picture", "shot 2: num_frames=6: must be 1 [+] a multiple of 4"),
         ({"num_frames": 0}, "motion", "shot 2: num_frames=0: must lie between 1"),

@@ -62,7 +62,7 @@ def test_killed_three_times(tiny, tmp_path, disk):
             make_file(tiny, request, out, Watch())
         assert not out.exists(), "half a clip must not pass for a whole one"
         names = [f"window-{i:05d}.npy" for i in range(disk.last + 1)]
-        assert sorted(os.listdir(part_folder(out))) == ["request.json", *names]
+        assert sorted(os.listdir(part_folder(out))) == [".lock", "request.json", *names]
     disk.last = None
     make_file(tiny, request, out, Watch())
     for i, latents in whole.items():
@@ -169,3 +169,15 @@ def test_killed_for_real(tiny_folder, tmp_path):
     subprocess.run([*line, "--out", "whole.mp4"], cwd=tmp_path, env=environment, check=True)
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["compiled", "out.mp4", "whole.mp4"]
+
+
+def test_two_at_once(tiny, tmp_path):
+    """The one that ends first would take the other's windows away; once it has stopped, the same goes on."""
+    asked = {"num_frames": 21, "workdir": tmp_path / "part"}
+    first = vidjax.stream(tiny, PROMPT, **asked)
+    next(first)
+    with pytest.raises(InputError, match="part: another process is making this clip"):
+        next(vidjax.stream(tiny, PROMPT, **asked))
+    first.close()
+    assert sum(len(frames) for frames in vidjax.stream(tiny, PROMPT, **asked)) == 21
+    assert not (tmp_path / "part").exists()

@@ -75,14 +75,16 @@ def generate(
       image: the first frame (path, array or PIL image), scaled and cropped to the size of the clip.
       last_image: the last frame, and ``keyframes``, pictures by frame (multiples of 4), for models that are trained
         for it. A picture behind the first frame stands still for the four frames up to its own.
-      video: a clip (path, ``Video`` or uint8 [F, H, W, 3]) that is painted over as the prompt says; or gone on with.
+      video: a clip (path, ``Video`` or uint8 [F, H, W, 3]) that is painted over as the prompt says; or gone on with. It
+        is brought to this rate (``fps``) and size first: a clip at another rate keeps its speed, not all its frames.
+        Painted over it is cut to 1 + 4 n frames, or to as many as ``num_frames`` or ``duration`` say.
       strength: how much noise it is painted over from: above 0, where it would stay as it is, up to 1, where nothing
         of it is left. None: 0.7, or with a ``mask`` 1.
-      mask: where the clip is painted over: a picture of its size, white there, or an array, true there: [H, W], or
-        [F, H, W]. What is around stays as the autoencoder shows it.
+      mask: where the clip is painted over: a picture of the clip's own size, white there, or an array, true there:
+        [H, W], or [F, H, W]. What is around stays as the autoencoder shows it.
       extend: ``after``, the clip goes on behind its end, or ``before``, there is something before its beginning.
-        ``num_frames`` or ``duration`` say how much is added; the result is the whole, the clip's own frames as they
-        are.
+        ``num_frames`` or ``duration`` say how much is added, to the nearest 4 n frames, before it 1 + 4 n within one
+        window; the result is the whole, the clip's own frames without a pass through the autoencoder.
       camera: how it moves: a ``vidjax.Camera``, or text such as ``pan left + zoom in``. Models have no input of its
         own for it: it is said at the end of the prompt, and a warning says in which words.
       height, width: pixels. ``num_frames``: ``1 + 4 n``; or ``duration`` in seconds, to the nearest such count.

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from vidjax.data.buckets import Bucket, covering, crop
-from vidjax.errors import InputError
+from vidjax.errors import InputError, MediaError
 from vidjax.image import fit_image, read_image
 from vidjax.long import Rollout, continues, window_frames, window_overlap
 from vidjax.model import Model, ModelConfig
@@ -127,21 +127,23 @@ def read_pictures(
     Raises:
       InputError: a picture cannot be read, or stands where it cannot.
     """
-    sources = {} if image is None else {0: image}
+    sources = {} if image is None else {0: ("image", image)}
     if last_image is not None:
         if num_frames == 1:
             nearest = 1 + config.vae.temporal_factor
             raise InputError(f"num_frames=1: a clip with a last_image has at least {nearest} frames")
-        sources[num_frames - 1] = last_image
+        sources[num_frames - 1] = ("last_image", last_image)
     if keyframes is not None:
         for frame, picture in _keyframes(keyframes, num_frames, config.vae.temporal_factor):
             if frame in sources:
-                other = "last_image" if frame else "image"
-                raise InputError(f"keyframes: frame {frame} is given as {other} too; give one of them")
-            sources[frame] = picture
+                raise InputError(f"keyframes: frame {frame} is given as {sources[frame][0]} too; give one of them")
+            sources[frame] = ("keyframes", picture)
     pictures = []
-    for frame, source in sorted(sources.items()):
-        original = read_image(source)
+    for frame, (name, source) in sorted(sources.items(), key=lambda item: item[0]):
+        try:
+            original = read_image(source)
+        except MediaError as error:
+            raise MediaError(f"{name}: {error}") from error
         place = frame // config.vae.temporal_factor
         pictures.append(Picture(place, fit_image(original, height, width), original))
     return tuple(pictures)
@@ -149,9 +151,8 @@ def read_pictures(
 
 def _keyframes(keyframes: Any, num_frames: int, ratio: int) -> Iterator[tuple[int, Any]]:
     if not isinstance(keyframes, Mapping) or not keyframes:
-        raise InputError(
-            f"keyframes={keyframes!r:.80}: pictures by frame are expected, as in {{0: 'a.png', 24: 'b.png'}}"
-        )
+        given = "none" if isinstance(keyframes, Mapping) else f"a {type(keyframes).__name__}"
+        raise InputError(f"keyframes: pictures by frame are expected, as in {{0: 'a.png', 24: 'b.png'}}, not {given}")
     for key, picture in keyframes.items():
         # JSON has no numbers for names.
         frame = int(key) if isinstance(key, str) and key.isdecimal() else key

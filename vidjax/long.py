@@ -99,6 +99,10 @@ def texts_by_window(script: Sequence[tuple[float, str]], rollout: Rollout, fps: 
     Raises:
       InputError: a text would hold for no window.
     """
+    if len(script) > 1 and len(rollout.windows) == 1:
+        raise InputError(
+            f"prompt from {script[1][0]:g} s on: the clip is made in one piece, of one prompt; make it longer"
+        )
     chosen, begun = [], rollout.frames(rollout.first(rollout.begun))
     for i in range(rollout.count):
         # The last window's is that of a whole one: a longer clip must begin as a shorter one.

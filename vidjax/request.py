@@ -247,15 +247,15 @@ def _painted_over(
     """The clip, of as many frames as asked for or as it has, and where and how far it is painted over."""
     if strength is None:
         strength = STRENGTH if mask is None else 1.0
-    strength = number("strength", strength, 0, 1)
-    if strength == 0:
-        raise InputError("strength=0.0: the clip would stay as it is; give more, up to 1")
+    strength = number("strength", strength, 0.01, 1)
     asked = None
     if num_frames is not None or duration is not None:
         asked = clip_frames(config, num_frames, duration, fps, MAX_FRAMES)
     clip, size = read_clip(video, fps, height, width, asked)
     if asked is not None and len(clip) < asked:
-        raise InputError(f"a clip of {asked} frames: video has {len(clip)} at {fps:g} frames a second")
+        raise InputError(
+            f"a clip of {asked} frames: video has {len(clip)} at {fps:g} frames a second; extend='after' adds some"
+        )
     ratio = config.vae.temporal_factor
     clip = clip[: 1 + (len(clip) - 1) // ratio * ratio]
     mask = None if mask is None else read_mask(mask, size, len(clip), height, width)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from filelock import FileLock, Timeout
 
 import vidjax
 from vidjax.errors import InputError
@@ -55,14 +56,26 @@ def open_folder(folder: str | Path, asked: dict[str, Any]) -> Unfinished:
 
 @contextlib.contextmanager
 def until_whole(kept: Unfinished) -> Iterator[None]:
-    """Removes the folder if all goes well inside; if not, it stays where there are finished windows."""
+    """Removes the folder if all goes well inside; if not, it stays where there are finished windows.
+
+    Raises:
+      InputError: another process is making the same.
+    """
+    lock = FileLock(kept.folder / ".lock")
     try:
-        yield
-    except BaseException:
-        if not count(kept):
-            shutil.rmtree(kept.folder, ignore_errors=True)
-        raise
-    shutil.rmtree(kept.folder, ignore_errors=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{kept.folder}: another process is making this clip") from None
+    try:
+        try:
+            yield
+        except BaseException:
+            if not count(kept):
+                shutil.rmtree(kept.folder, ignore_errors=True)
+            raise
+        shutil.rmtree(kept.folder, ignore_errors=True)
+    finally:
+        lock.release()
 
 
 def count(kept: Unfinished) -> int:

@@ -14,14 +14,16 @@ def test_given_frames_have_their_shares():
     patterns, counts = np.unique(given @ (1 << np.arange(5)), return_counts=True)
     found = dict(zip(patterns.tolist(), counts / len(given), strict=True))
     # Any: each of the 31 with something given as often as its own frames are the one that is always given.
-    scattered = lambda n: 0.3 / 6 * n / 5 / 16  # noqa: E731
-    several = 0.3 / 6 / 4
+    scattered = lambda n: 0.3 / 8 * n / 5 / 16  # noqa: E731
+    several = 0.3 / 8 / 4
     expected = {pattern: scattered(pattern.bit_count()) for pattern in range(31)}
     expected[0] = 0.7
     expected[0b00001] += 0.3 / 2 + several
-    expected[0b10001] += 0.3 / 6
+    expected[0b10000] += several
+    expected[0b10001] += 0.3 / 8
     for count in (2, 3, 4):
         expected[(1 << count) - 1] += several
+        expected[0b11111 - (1 << 5 - count) + 1] += several
     expected[0b01111] += scattered(5)  # all of them, but for the last
     assert found.keys() == expected.keys()
     for pattern, share in expected.items():

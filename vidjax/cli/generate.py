@@ -44,15 +44,18 @@ class Generate:
     last_image: Path | None = None
     """The last frame, for models that are trained for it."""
     keyframes: Annotated[tuple[tuple[int, Path], ...], tyro.conf.arg(metavar="FRAME PICTURE ...")] = ()
-    """Pictures by frame, counted from 0: multiples of 4; for models that are trained for it."""
+    """Pictures by frame, counted from 0: multiples of 4; each stands still for the four frames up to its own. For
+    models that are trained for it."""
     video: Path | None = None
-    """A clip that is painted over as PROMPT says; or gone on with."""
+    """A clip that is painted over as PROMPT says; or gone on with. It is brought to --fps and the size of the result;
+    painted over it is cut to 1 + 4 n frames, or to --num-frames or --duration."""
     strength: float | None = None
     """How much noise --video is painted over from, up to 1; left out: 0.7, or with --mask 1."""
     mask: Path | None = None
-    """Where --video is painted over: a picture of its size, white there."""
+    """Where --video is painted over: a picture of the clip's own size, white there."""
     extend: Literal["after", "before"] | None = None
-    """Go on behind the end of --video, or before its beginning; --duration says how much is added."""
+    """Go on behind the end of --video, or before its beginning, there by up to a window; --duration or --num-frames say
+    how much is added, to the nearest 4 frames."""
     camera: str | None = None
     """How it moves: "pan left", "zoom in + tilt up 0.5" (a speed; 1 is usual). It is said at the end of PROMPT."""
     negative_prompt: str = ""
@@ -91,7 +94,7 @@ class Generate:
     dtype: str = "float32"
     """float32 or bfloat16."""
     progress: bool = True
-    """Say what is to be made, and show a progress bar."""
+    """Whether to say what is to be made, and to show a progress bar."""
     dry_run: bool = False
     """Say it, and what memory it takes, and make nothing; what is compiled for that is kept."""
     mesh: str | None = None
@@ -114,6 +117,7 @@ def run(command: Generate) -> None:
         raise InputError("--out-dir goes with --batch; for one clip give --out FILE")
     if command.storyboard is not None:
         return _run_storyboard(command)
+    _check_apart(command)
     with join(command.processes) as process:
         if process == 0:
             check_writable(command.out)
@@ -155,6 +159,14 @@ def _later(then: Sequence[tuple[float, str]]) -> dict[float, str]:
         if start <= 0 or start in [other for other, _ in then[:i]]:
             raise InputError(f"--then {start:g}: seconds above 0 are needed, and each once")
     return dict(then)
+
+
+def _check_apart(command: Generate) -> None:
+    """See that what is read is not written over."""
+    read = [command.image, command.last_image, command.video, command.mask, *dict(command.keyframes).values()]
+    for path in read:
+        if path is not None and command.out.exists() and path.exists() and command.out.samefile(path):
+            raise InputError(f"--out {command.out} is what is read: give another name")
 
 
 def _by_frame(command: Generate) -> dict[int, Path] | None:

@@ -132,7 +132,7 @@ class Camera:
         return cls((("orbit right", speed),))
 
     def __add__(self, other: "Camera") -> "Camera":
-        return Camera(self.moves + other.moves)
+        return Camera(self.moves + other.moves) if isinstance(other, Camera) else NotImplemented
 
 
 def parse(text: str) -> Camera:

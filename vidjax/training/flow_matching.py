@@ -59,7 +59,8 @@ def given_frames(
 ) -> Bool[Array, "B f"]:
     """Which latent frames are given, in ``share`` of the clips: what people give, as often as they might.
 
-    The first in half of these; the first several, the first and the last, or any in a sixth each. One is always left.
+    The first in half of these; the first several, the last several, the first and the last, or any in an eighth each.
+    One is always left.
     ``later`` windows all have their first one or several: no clip begins in the middle.
     """
     which, how, count, scattered, one = jax.random.split(key, 5)
@@ -69,8 +70,9 @@ def given_frames(
     any_ = jax.random.bernoulli(scattered, 0.5, (batch, frames)) | (
         place == jax.random.randint(one, (batch, 1), 0, frames)
     )
-    kind = jax.random.choice(how, 4, (batch, 1), p=jnp.array([1 / 2, 1 / 6, 1 / 6, 1 / 6]))
-    given = jnp.select([kind == 0, kind == 1, kind == 2], [first, several, first | (place == frames - 1)], any_)
+    kind = jax.random.choice(how, 5, (batch, 1), p=jnp.array([1 / 2, *[1 / 8] * 4]))
+    both = first | (place == frames - 1)
+    given = jnp.select([kind == i for i in range(4)], [first, several, several[:, ::-1], both], any_)
     given &= jax.random.bernoulli(which, share, (batch, 1))
     if later is not None:
         given = jnp.where(later[:, None], several, given)
