@@ -37,6 +37,8 @@ def get_config() -> TrainConfig:
         guidance_scale=3.5,
         flow_shift=3.0,
         max_text_length=32,
+        # A clip is one scene with one shape: in the tiles of a larger one there would be one each.
+        refine=0.0,
     )
     return TrainConfig(
         task=DenoiserTask(vae="runs/vae/export", model=model, text=text, sampling=sampling),

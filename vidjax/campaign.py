@@ -163,6 +163,7 @@ def _complete(model: Model, asked: Mapping[str, Any]) -> tuple[tuple, dict[str, 
     """What decides on the compiled program, and all of ``generate``'s arguments that make this clip again."""
     request = make_request(model, **asked)
     shift = asked.get("flow_shift")
+    enlarged, made = request.base is not None, request.base or request
     settings = {
         "prompt": asked["prompt"],
         "seed": request.seeds[0],
@@ -171,12 +172,15 @@ def _complete(model: Model, asked: Mapping[str, Any]) -> tuple[tuple, dict[str, 
         "last_image": asked.get("last_image"),
         "keyframes": asked.get("keyframes"),
         "video": asked.get("video"),
-        "strength": request.given.strength if request.given.repaints else None,
+        "strength": made.given.strength if made.given.repaints else None,
         "mask": asked.get("mask"),
         "extend": request.given.extend,
         "camera": asked.get("camera"),
-        "height": request.height,
-        "width": request.width,
+        "height": None if enlarged else request.height,
+        "width": None if enlarged else request.width,
+        "resolution": asked.get("resolution") if enlarged else None,
+        "aspect_ratio": asked.get("aspect_ratio") if enlarged else None,
+        "refine": request.given.strength if enlarged else None,
         "num_frames": request.num_frames - (len(request.given.clip) if request.given.extend else 0),
         "fps": request.fps,
         "num_inference_steps": request.schedule.num_steps,

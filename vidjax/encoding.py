@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,10 +11,13 @@ import numpy as np
 
 from vidjax import tokenizer as tokenizers
 from vidjax.conditioning.condition import Condition, nothing_given
+from vidjax.decoding import decode_tiling
 from vidjax.long import window_overlap
 from vidjax.model import Model, ModelConfig, spread_batch
 from vidjax.models.wan.vae import VAEConfig
+from vidjax.parallel.distributed import to_host
 from vidjax.request import Request
+from vidjax.tiles import Tiling, blend
 from vidjax.typing import Array, Bool, Float, Params, PyTree, UInt8
 from vidjax.video import from_uint8
 
@@ -103,7 +106,9 @@ def _given_latents(model: Model, window: Request, past: Array | np.ndarray | Non
     for picture in given.pictures:
         # Behind the first latent frame each one is several frames: there a picture is held.
         frames = 1 if picture.place == 0 else 1 + HELD * config.vae.temporal_factor
-        yield picture.place, encode_clip(model, np.stack([picture.fitted] * frames))[:, -1:]
+        held = np.stack([picture.fitted] * frames)
+        latents = encode_clip(model, held) if window.base is None else _encode_large(model, held)
+        yield picture.place, latents[:, -1:]
     if given.extend == "before":
         latents = encode_beginning(model, given.clip, window_overlap(config))
         yield window.rollout.size - latents.shape[1], latents
@@ -117,6 +122,58 @@ def encode_clip(model: Model, frames: UInt8[np.ndarray, "F H W 3"]) -> Float[Arr
         encoded, cache = _encode_chunk(model.config, model.params["vae"], cache, chunk[None])
         latents.append(encoded)
     return jnp.concatenate(latents, axis=1)
+
+
+Part = tuple[int, int, int, int]
+"""Of a frame, in pixels: first row and column, rows and columns."""
+
+
+def encode_tiles(
+    model: Model,
+    frames: Callable[[Part], Iterator[UInt8[np.ndarray, "B _ h w 3"]]],
+    caches: PyTree | None,
+    tiling: Tiling,
+    last: bool = False,
+) -> tuple[Float[np.ndarray, "B f H W z"], PyTree]:
+    """Normalized latents of the next frames, and the caches to go on with: one tile after another, as of ``decode``.
+
+    Args:
+      frames: what is to be seen in a part of the frame, those of one latent frame at a time.
+      caches: what the call before returned, at the start of a clip None. They wait in the host's memory.
+      tiling: in pixels.
+      last: nothing will follow: no caches are kept.
+    """
+    kept = {}
+
+    def tiles() -> Iterator[np.ndarray]:
+        for corner in tiling.corners:
+            cache = None if caches is None else jax.device_put(caches[corner], jax.memory.Space.Device)
+            latents = []
+            for chunk in frames((*corner, *tiling.tile)):
+                encoded, cache = _encode_chunk(model.config, model.params["vae"], cache, chunk)
+                latents.append(to_host(encoded))
+            if not last:
+                kept[corner] = jax.device_put(cache, jax.memory.Space.Host)
+            del cache
+            yield np.concatenate(latents, axis=1)
+
+    return np.concatenate(list(blend(tiling.reduced(model.config.vae.spatial_factor), tiles())), axis=2), kept
+
+
+def encode_tiling(model: Model, height: int, width: int) -> Tiling:
+    """How a large frame is encoded. It is not how it is decoded: that is for memory, and changes nothing sampled."""
+    return decode_tiling(model.config, height, width, None)
+
+
+def _encode_large(model: Model, frames: UInt8[np.ndarray, "F H W 3"]) -> Float[Array, "1 f h w z"]:
+    ratio, (F, H, W, _) = model.config.vae.temporal_factor, frames.shape
+
+    def part(of: Part) -> Iterator[np.ndarray]:
+        top, left, rows, columns = of
+        for end in range(1, F + 1, ratio):
+            yield frames[None, max(0, end - ratio) : end, top : top + rows, left : left + columns]
+
+    return jnp.asarray(encode_tiles(model, part, None, encode_tiling(model, H, W), last=True)[0])
 
 
 def encode_end(model: Model, clip: UInt8[np.ndarray, "F H W 3"], count: int) -> Float[Array, "1 f h w z"]:

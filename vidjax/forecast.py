@@ -24,14 +24,24 @@ GIB = 2**30
 
 def outline(request: Request, num_frames: int | None = None) -> str:
     """The plan in a line, for a clip of which so many frames are shown; None: all."""
-    rollout, steps = request.rollout, request.walk.num_steps
+    rollout, steps = request.rollout, (request.base or request).walk.num_steps
     num_frames = request.num_frames if num_frames is None else num_frames
     count = len(rollout.windows)
     windows = "1 window" if count == 1 else f"{count} windows"
     size = f"{request.width}x{request.height}, {num_frames / request.fps:.1f} s"
     plan = f"{windows} of {rollout.frames(rollout.size)} frames, {steps} steps each: {num_frames} of {size}"
     (height, width), tiles = request.tiling.tile, len(request.tiling.corners)
+    if request.base is not None:
+        plan = f"{plan}, {_enlarging(request)}"
     return plan if tiles == 1 else f"{plan}, decoded in {tiles} tiles of {width}x{height}"
+
+
+def _enlarging(request: Request) -> str:
+    base, steps, tiles = request.base, request.walk.num_steps, len(request.tiles.corners)
+    made = f"made at {base.width}x{base.height} and enlarged"
+    if not steps:
+        return made
+    return f"{made}, then {steps} steps in {'1 tile' if tiles == 1 else f'{tiles} tiles of that size'}"
 
 
 class Memory(NamedTuple):
@@ -51,17 +61,18 @@ class Memory(NamedTuple):
 
 def memory(model: Model, request: Request) -> Memory:
     """Compiles the step and the decoder of a request, and runs neither; words and pictures are encoded."""
-    window = request.window(0)
     resident = {part: device_bytes(params) for part, params in model.params.items()}
     if model.offload:
         resident = {part: size for part, size in resident.items() if not part.startswith("transformer")}
     with on_mesh(model):
-        condition = make_condition(model, window, clip=_blank(model, window))
-        x = spread_batch(model, jnp.zeros_like(condition.given))
         walks = []
-        for leg in make_legs(model.config, request.walk, request.guidance_scales):
-            own = _step(model, window, condition, x, leg)
-            walks.append(own + sum(size for part, size in resident.items() if part != leg.part))
+        for walked in (request,) if request.base is None else (request.base, request):
+            window = walked.window(0)
+            condition = make_condition(model, window, clip=_blank(model, window))
+            x = spread_batch(model, jnp.zeros_like(condition.given))
+            for leg in make_legs(model.config, walked.walk, walked.guidance_scales):
+                own = _step(model, window, condition, x, leg)
+                walks.append(own + sum(size for part, size in resident.items() if part != leg.part))
         tile = cut(x[:, :1], (0, 0), tuple(n // model.config.vae.spatial_factor for n in request.tiling.tile))
         decoding = _decoder(model, tile) + sum(size for part, size in resident.items() if part != "vae")
     return Memory(sum(resident.values()), max(walks), decoding)
@@ -81,7 +92,8 @@ def _step(model: Model, request: Request, condition: Any, x: Array, leg: Any) ->
     contexts = text_contexts(model.config, params, condition, *needed(leg.scale, request.guidance))
     row = sampling.steps(solver.plan(request.walk), leg.first, leg.first + 1)
     step = functools.partial(run_steps.lower, model.config, request.solver, request.guidance)
-    return _need(step(params, contexts, condition, jnp.float32(leg.scale), solver.init(x), row).compile())
+    asked = params, contexts, condition, jnp.float32(leg.scale), solver.init(x), row
+    return _need(step(*asked, tiling=request.tiles).compile())
 
 
 def _decoder(model: Model, latents: Array) -> int:

@@ -14,6 +14,7 @@ from vidjax import unfinished
 from vidjax.conditioning.camera import Camera
 from vidjax.decoding import cache_after, decode
 from vidjax.encoding import encode_end
+from vidjax.enlarging import open_enlarged
 from vidjax.errors import InputError
 from vidjax.long import Rollout, continues, window_overlap
 from vidjax.model import Model, ModelConfig, spread_batch
@@ -45,6 +46,9 @@ def generate(
     camera: Camera | str | None = None,
     height: int | None = None,
     width: int | None = None,
+    resolution: str | int | None = None,
+    aspect_ratio: str | float | None = None,
+    refine: float | None = None,
     num_frames: int | None = None,
     duration: float | None = None,
     fps: float | None = None,
@@ -87,7 +91,14 @@ def generate(
         window; the result is the whole, the clip's own frames without a pass through the autoencoder.
       camera: how it moves: a ``vidjax.Camera``, or text such as ``pan left + zoom in``. Models have no input of its
         own for it: it is said at the end of the prompt, and a warning says in which words.
-      height, width: pixels. ``num_frames``: ``1 + 4 n``; or ``duration`` in seconds, to the nearest such count.
+      height, width: pixels, which the model makes at once.
+      aspect_ratio: ``W:H`` as in ``16:9``, the number W/H, or ``image``, that of the picture: a size of the model's
+        own number of pixels; or with ``height`` or ``width`` the other one.
+      resolution: ``480p``, ``720p``, ``1080p``, ``4k``, or the pixels of the shorter side. A clip that is larger than
+        the model's own is first made at that size; then it is enlarged and walked on in tiles of that size.
+      refine: the share of the steps that are then made, from as much noise; up to 1. More of it makes up more detail,
+        and what tiles show comes apart. 0: enlarged only, and once through the autoencoder.
+      ``num_frames``: ``1 + 4 n``; or ``duration`` in seconds, to the nearest such count.
       fps: frames per second of the result; it changes the speed, not what is sampled.
       num_inference_steps: 1 to 1000. guidance_scale: 1 means none. solver: ``unipc``, ``euler`` or ``heun``.
       guidance_scale_2: the scale of the second denoiser, of models with two; where only ``guidance_scale`` is given,
@@ -123,6 +134,9 @@ def generate(
         camera=camera,
         height=height,
         width=width,
+        resolution=resolution,
+        aspect_ratio=aspect_ratio,
+        refine=refine,
         num_frames=num_frames,
         duration=duration,
         fps=fps,
@@ -142,7 +156,7 @@ def generate(
     watch = Watch(progress, on_stage)
     with on_mesh(model):
         if output_type == "latent":
-            with open_windows(model, [request], watch) as make:
+            with _open(model, [request], watch) as make:
                 return jnp.concatenate(list(_roll(make, request.rollout)), axis=1)
     clips = np.concatenate(list(frames_of(model, [request], watch)), axis=1)
     videos = [Video(clip, request.fps) for clip in clips]
@@ -227,7 +241,7 @@ def _new_frames(
     model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None
 ) -> Iterator[np.ndarray]:
     rollout, side, tiling = requests[0].rollout, requests[0].given.extend, requests[0].tiling
-    with open_windows(model, requests, watch, kept) as make:
+    with _open(model, requests, watch, kept) as make:
         if side == "before":
             latents = make(0, None)[:, : -window_overlap(model.config)]
             yield from _timed("decoding", watch, decode(model, latents, None, tiling, last=True))
@@ -253,6 +267,12 @@ def end_frames(config: ModelConfig) -> int:
     if continues(config) == "frame":
         return 1
     return 1 + config.vae.temporal_factor * (window_overlap(config) + WARMED)
+
+
+def _open(
+    model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None = None
+) -> contextlib.AbstractContextManager[MakeWindow]:
+    return (open_windows if requests[0].base is None else open_enlarged)(model, requests, watch, kept)
 
 
 def _ends(model: Model, requests: Sequence[Request]) -> tuple[Float[Array, "B k h w z"], PyTree]:

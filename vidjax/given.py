@@ -2,7 +2,7 @@
 
 import numbers
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -147,6 +147,11 @@ def read_pictures(
         place = frame // config.vae.temporal_factor
         pictures.append(Picture(place, fit_image(original, height, width), original))
     return tuple(pictures)
+
+
+def fit_pictures(pictures: Iterable[Picture], height: int, width: int) -> tuple[Picture, ...]:
+    """The same in a clip of another size."""
+    return tuple(picture._replace(fitted=fit_image(picture.original, height, width)) for picture in pictures)
 
 
 def _keyframes(keyframes: Any, num_frames: int, ratio: int) -> Iterator[tuple[int, Any]]:

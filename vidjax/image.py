@@ -40,8 +40,13 @@ def read_image(source: Any) -> UInt8[np.ndarray, "H W 3"]:
     raise MediaError(f"An image is a path, an array or a PIL image, not {type(source).__name__}.")
 
 
-def fit_image(image: UInt8[np.ndarray, "H W 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Scales `image` (Lanczos) to cover height x width, keeping its aspect, and crops around the centre."""
+def fit_image(
+    image: UInt8[np.ndarray, "H W 3"], height: int, width: int, part: tuple[int, int, int, int] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Scales `image` (Lanczos) to cover height x width, keeping its aspect, and crops around the centre.
+
+    `part` (first row and column, rows and columns) is all that is computed of it.
+    """
     from PIL import Image
 
     if height < 1 or width < 1:
@@ -50,6 +55,13 @@ def fit_image(image: UInt8[np.ndarray, "H W 3"], height: int, width: int) -> UIn
     scale = max(height / H, width / W)
     x, y = max(0.0, (W - width / scale) / 2), max(0.0, (H - height / scale) / 2)
     box = (x, y, W - x, H - y)
+    if part is not None:
+        top, left, rows, columns = part
+        # Pixels around the box are looked at, so that parts are those of the whole.
+        box = (x + left / scale, y + top / scale, x + (left + columns) / scale, y + (top + rows) / scale)
+        # A rounding error beyond the picture would be refused.
+        box = (box[0], box[1], min(box[2], W), min(box[3], H))
+        height, width = rows, columns
     fitted = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS, box=box)
     return np.array(fitted)
 

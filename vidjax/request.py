@@ -14,18 +14,22 @@ from vidjax.diffusion.flow import GRIDS, Schedule, last_steps, make_schedule
 from vidjax.diffusion.guidance import GUIDANCE, Guidance, make_guidance
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.errors import InputError
-from vidjax.given import Given, check_given, extension, read_clip, read_mask, read_pictures
+from vidjax.given import Given, check_given, extension, fit_pictures, read_clip, read_mask, read_pictures
 from vidjax.long import MAX_FRAMES, Rollout, continues, make_rollout, texts_by_window
 from vidjax.model import Model, ModelConfig
-from vidjax.tiles import Tiling
+from vidjax.resolution import Size, clip_sizes
+from vidjax.tiles import Tiling, make_tiling
 
 OUTPUT_TYPES = ("video", "latent")
 MAX_STEPS = 1000
-MAX_SIDE = 8192
 MAX_FPS = 1000
 MAX_SECONDS = 86400
 STRENGTH = 0.7
 """Of noise that a clip is painted over from, where nothing is said: what it shows stays, what it looks like changes."""
+
+SHARED = 0.25
+MIN_SHARED = 2
+"""How much of a tile of the denoiser's is shared with the next one, and how many latents at least."""
 
 Prompt = str | Mapping[float, str]
 """What is to be seen; or by the seconds at which it changes, the first 0."""
@@ -38,6 +42,9 @@ class Request:
     ``texts`` has the prompts of each window of the ``rollout``, one a clip. ``num_frames`` are those of the result.
     ``guidance_scales`` has one for each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
     ``tiling`` is how frames are decoded, in pixels.
+
+    A clip that is larger than the model's own is made of another one, its ``base``: enlarged, partly noised, and
+    walked on in ``tiles``, in latents, of the size of that.
     """
 
     texts: tuple[tuple[str, ...], ...]
@@ -55,6 +62,8 @@ class Request:
     solver: str
     latents: np.ndarray | None
     tiling: Tiling
+    tiles: Tiling | None = None
+    base: "Request | None" = None
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -67,7 +76,7 @@ class Request:
 
     @property
     def walk(self) -> Schedule:
-        """The steps that are made: all of them, or the last where a clip is painted over."""
+        """The steps that are made: all of them, or the last where a clip is painted over or made of its base."""
         return last_steps(self.schedule, self.given.strength)
 
     def window(self, i: int) -> "Request":
@@ -82,7 +91,8 @@ class Request:
         """Requests in which this is equal can be sampled as one batch: they differ in words, seeds and pictures."""
         size = self.height, self.width, self.num_frames, *self.given.kind
         times = tuple(self.schedule.sigmas.tolist()), tuple(self.schedule.times.tolist())
-        return *size, *times, self.guidance_scales, self.guidance, self.solver, self.tiling
+        base = None if self.base is None else self.base.program
+        return *size, *times, self.guidance_scales, self.guidance, self.solver, self.tiling, base
 
 
 def make_request(
@@ -100,6 +110,9 @@ def make_request(
     camera: Camera | str | None = None,
     height: int | None = None,
     width: int | None = None,
+    resolution: str | int | None = None,
+    aspect_ratio: str | float | None = None,
+    refine: float | None = None,
     num_frames: int | None = None,
     duration: float | None = None,
     fps: float | None = None,
@@ -141,8 +154,13 @@ def make_request(
         guidance_interval,
     )
     fps = number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
-    height, width = clip_size(config, height, width)
     check_given(model, image, last_image, keyframes, video, strength, mask, extend)
+    (height, width), size = clip_sizes(config, height, width, resolution, aspect_ratio, image, keyframes)
+    enlarged = size != (height, width)
+    if refine is not None:
+        refine = number("refine", refine, 0, 1)
+        if resolution is None:
+            raise InputError(f"refine={refine} without resolution: give one above {height}x{width} too")
     if video is None:
         given = Given()
         num_frames = clip_frames(config, num_frames, duration, fps, MAX_FRAMES if continues(config) else None)
@@ -171,7 +189,7 @@ def make_request(
         guidance=rule,
         solver=solver,
         latents=None,
-        tiling=decode_tiling(config, height, width, decode_tile),
+        tiling=decode_tiling(config, height, width, None if enlarged else decode_tile),
     )
     if rollout.count > 1:
         _check_long(config, last_image, latents, output_type)
@@ -183,7 +201,35 @@ def make_request(
     request = dataclasses.replace(request, given=given._replace(pictures=pictures))
     if latents is not None:
         request = dataclasses.replace(request, latents=_latents(config, request, latents))
-    return request
+    if not enlarged:
+        return request
+    return _enlarged(config, request, size, config.sampling.refine if refine is None else refine, decode_tile)
+
+
+def _enlarged(config: ModelConfig, base: Request, size: Size, refine: float, decode_tile: int | None) -> Request:
+    """The request of a larger clip that is made of ``base``."""
+    own = base.given
+    if own.extend is not None or own.mask is not None:
+        name = "mask" if own.extend is None else "extend"
+        raise InputError(f"{name} with resolution: the rest of the clip would be enlarged; give height and width")
+    if base.rollout.count > 1 and continues(config) == "frame":
+        most = config.sampling.num_frames
+        raise InputError(
+            f"resolution: this model's windows go on from decoded frames, and are not enlarged; give num_frames={most} "
+            "at most"
+        )
+    whole, tile = (tuple(n // config.vae.spatial_factor for n in s) for s in (size, (base.height, base.width)))
+    overlap = tuple(min(max(round(n * SHARED), MIN_SHARED), n - 1) for n in tile)
+    return dataclasses.replace(
+        base,
+        height=size[0],
+        width=size[1],
+        given=Given(fit_pictures(own.pictures, *size), strength=refine),
+        latents=None,
+        tiling=decode_tiling(config, *size, decode_tile),
+        tiles=make_tiling(whole, tile, overlap),
+        base=base,
+    )
 
 
 def sampling_settings(
@@ -316,19 +362,6 @@ def _seeds(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
         return tuple(whole("seed", s, 0, 2**63 - 1) for s in seed)
     first = whole("seed", seed, 0, 2**63 - batch)
     return tuple(first + i for i in range(batch))
-
-
-def clip_size(config: ModelConfig, height: int | None, width: int | None) -> tuple[int, int]:
-    """Height and width in pixels, the model's own for None; InputError where they do not fit it."""
-    defaults, multiples = config.sampling, config.size_multiple
-    height = defaults.height if height is None else height
-    width = defaults.width if width is None else width
-    for name, value, multiple in zip(("height", "width"), (height, width), multiples, strict=True):
-        whole(name, value, multiple, MAX_SIDE)
-        if value % multiple:
-            near = min(max(round(value / multiple), 1) * multiple, MAX_SIDE // multiple * multiple)
-            raise InputError(f"{name}={value}: must be a multiple of {multiple}; nearest: {near}")
-    return int(height), int(width)
 
 
 def clip_frames(

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidjax.conditioning.condition import Condition, paste, whole, with_given, with_kept
+from vidjax.conditioning.condition import Condition, cut_condition, paste, whole, with_given, with_kept
 from vidjax.diffusion import sampling
 from vidjax.diffusion.flow import TRAIN_STEPS, Grid, Schedule, initial_noise
 from vidjax.diffusion.guidance import Guidance, guide
 from vidjax.diffusion.solvers import SOLVERS, Velocity
 from vidjax.model import Model, ModelConfig, denoiser_params
 from vidjax.request import sampling_settings
+from vidjax.tiles import Tiling, tiled
 from vidjax.typing import Array, Float, Params, PyTree
 
 
@@ -128,9 +129,21 @@ def make_velocity(
     condition: Condition,
     scale: float | Array,
     guidance: Guidance,
+    tiling: Tiling | None = None,
 ) -> Velocity:
-    """The velocity that a solver walks, guided if ``contexts`` have a pair; unguided, ``scale`` means nothing."""
-    velocity = _guided_velocity(config, params, contexts, condition, scale, guidance)
+    """The velocity that a solver walks, guided if ``contexts`` have a pair; unguided, ``scale`` means nothing.
+
+    With a ``tiling``, in latents, the model sees one tile after another, and guidance compares tiles.
+    """
+    if tiling is None:
+        velocity = _guided_velocity(config, params, contexts, condition, scale, guidance)
+    else:
+
+        def of_tile(corner: tuple[Array, Array], x: Array, t: Array) -> Array:
+            own = cut_condition(condition, corner, tiling.tile)
+            return _guided_velocity(config, params, contexts, own, scale, guidance)(x, t)
+
+        velocity = tiled(of_tile, tiling)
     return velocity if condition.kept is None else with_kept(velocity, condition.kept, condition.keep)
 
 
@@ -172,7 +185,7 @@ def _twice(x: Array | None) -> Array | None:
     return None if x is None else jnp.concatenate([x, x])
 
 
-@functools.partial(jax.jit, static_argnames=("config", "solver", "guidance"))
+@functools.partial(jax.jit, static_argnames=("config", "solver", "guidance", "tiling"))
 def run_steps(
     config: ModelConfig,
     solver: str,
@@ -183,9 +196,10 @@ def run_steps(
     scale: Array,
     state: PyTree,
     rows: PyTree,
+    tiling: Tiling | None = None,
 ) -> PyTree:
     """The solver's state after the steps whose plan ``rows`` hold."""
-    velocity = make_velocity(config, params, contexts, condition, scale, guidance)
+    velocity = make_velocity(config, params, contexts, condition, scale, guidance, tiling)
     return sampling.walk(velocity, state, rows, SOLVERS[solver])
 
 
@@ -198,6 +212,7 @@ def sample_with_progress(
     solver: str,
     guidance: Guidance,
     on_step: Callable[[Any], None],
+    tiling: Tiling | None = None,
 ) -> Float[Array, "B f h w c"]:
     """What ``make_sampler`` computes, from noise ``x``, one compiled step at a time."""
     state, rows = SOLVERS[solver].init(x), SOLVERS[solver].plan(schedule)
@@ -206,6 +221,7 @@ def sample_with_progress(
         contexts = text_contexts(model.config, params, condition, *needed(leg.scale, guidance))
         scale = jnp.float32(leg.scale)
         step = functools.partial(run_steps, model.config, solver, guidance, params, contexts, condition, scale)
+        step = functools.partial(step, tiling=tiling)
         state = sampling.walk_on_host(step, state, sampling.steps(rows, leg.first, leg.last), on_step)
         # Let go before the next denoiser comes: the device may not hold two.
         del params, contexts, step

@@ -5,9 +5,11 @@ Where two meet they are faded into each other in the middle of what they share: 
 too little of the picture to be trusted.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -36,17 +38,22 @@ class Tiling(NamedTuple):
         rows, columns = (tuple(factor * start for start in starts) for starts in self.starts)
         return Tiling(*(tuple(factor * n for n in pair) for pair in self[:3]), (rows, columns))
 
+    def reduced(self, factor: int) -> "Tiling":
+        """What ``scaled`` by this factor is this."""
+        rows, columns = (tuple(start // factor for start in starts) for starts in self.starts)
+        return Tiling(*(tuple(n // factor for n in pair) for pair in self[:3]), (rows, columns))
 
-def make_tiling(size: tuple[int, int], side: int, overlap: int) -> Tiling:
+
+def make_tiling(size: tuple[int, int], side: int | tuple[int, int], overlap: int | tuple[int, int]) -> Tiling:
     """The fewest tiles of up to ``side x side`` cells that cover the picture, neighbours sharing at least ``overlap``.
 
-    They are spread evenly. ``overlap`` is 1 at least, and below ``side``.
+    They are spread evenly. ``overlap`` is below ``side``. Pairs are of rows and of columns.
     """
-    tile = min(size[0], side), min(size[1], side)
-    starts = tuple(_spread(whole, part, overlap) for whole, part in zip(size, tile, strict=True))
+    sides, overlaps = ((n, n) if isinstance(n, int) else n for n in (side, overlap))
+    tile = min(size[0], sides[0]), min(size[1], sides[1])
+    starts = tuple(_spread(*each) for each in zip(size, tile, overlaps, strict=True))
     # Half of what is shared: the outer quarters lie next to a border, and are not seen.
-    ramp = max(1, overlap // 2)
-    return Tiling(size, tile, (ramp, ramp), starts)
+    return Tiling(size, tile, tuple(max(1, n // 2) for n in overlaps), starts)
 
 
 def _spread(size: int, tile: int, overlap: int) -> tuple[int, ...]:
@@ -88,3 +95,33 @@ def blend(tiling: Tiling, tiles: Iterable[np.ndarray]) -> Iterator[Float[np.ndar
         done = (tops[row + 1] if row + 1 < len(tops) else top + height) - top
         yield band[:, :, :done]
         band = np.concatenate([band[:, :, done:], np.zeros_like(band[:, :, :done])], axis=2)
+
+
+def tiled(
+    function: Callable[[tuple[Array, Array], Float[Array, "B f h2 w2 c"], Any], Float[Array, "B f h2 w2 d"]],
+    tiling: Tiling,
+) -> Callable[[Float[Array, "B f h w c"], Any], Float[Array, "B f h w d"]]:
+    """A function of tiles, ``function(corner, x, t)``, as one of the whole, ``(x, t)``: averaged where they overlap.
+
+    Of velocities it is MultiDiffusion (Bar-Tal et al., 2302.08113, eq. 5) with trapezoids for weights. One tile after
+    another: memory is that of one, and there is one program for all.
+    """
+    if len(tiling.corners) == 1:
+        return lambda x, t: function((jnp.int32(0), jnp.int32(0)), x, t)
+    down, along = (weights(*each) for each in zip(tiling.starts, tiling.tile, tiling.ramps, strict=True))
+    shares = jnp.stack([jnp.asarray(row[:, None] * column) for row in down for column in along])
+    corners = jnp.asarray(tiling.corners, jnp.int32)
+
+    def whole(x: Float[Array, "B f h w c"], t: Any) -> Float[Array, "B f h w d"]:
+        def add(total: Array, tile: tuple[Array, Array]) -> tuple[Array, None]:
+            corner, share = tile
+            corner = corner[0], corner[1]
+            found = function(corner, cut(x, corner, tiling.tile), t) * share[..., None]
+            there = (0, 0, *corner, 0)
+            return lax.dynamic_update_slice(total, cut(total, corner, tiling.tile) + found, there), None
+
+        of_tile = jax.eval_shape(lambda x: function((corners[0, 0], corners[0, 1]), cut(x, (0, 0), tiling.tile), t), x)
+        start = jnp.zeros((*x.shape[:-1], of_tile.shape[-1]), of_tile.dtype)
+        return lax.scan(add, start, (corners, shares))[0]
+
+    return whole

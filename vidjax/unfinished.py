@@ -30,10 +30,12 @@ class Unfinished(NamedTuple):
     """``folder`` holds ``request.json``, what was ``asked`` for, and of each finished window ``window-00000.npy``.
 
     That of a film holds such folders.
+    Those from which larger ones are made have another ``name``.
     """
 
     folder: Path
     asked: dict[str, Any]
+    name: str = "window"
 
 
 def open_folder(folder: str | Path, asked: dict[str, Any]) -> Unfinished:
@@ -45,7 +47,7 @@ def open_folder(folder: str | Path, asked: dict[str, Any]) -> Unfinished:
     kept = Unfinished(Path(folder), asked)
     there = _read_request(kept.folder)
     if there != asked:
-        if count(kept):
+        if _anything(kept):
             raise InputError(
                 f"{folder} holds an unfinished clip of another request ({_difference(there, asked)}): finish that one "
                 "first, give another name, or remove the folder"
@@ -70,7 +72,7 @@ def until_whole(kept: Unfinished) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if not count(kept):
+            if not _anything(kept):
                 shutil.rmtree(kept.folder, ignore_errors=True)
             raise
         shutil.rmtree(kept.folder, ignore_errors=True)
@@ -79,8 +81,13 @@ def until_whole(kept: Unfinished) -> Iterator[None]:
 
 
 def count(kept: Unfinished) -> int:
-    """How many windows are finished; of a film, those of all shots."""
-    return len(list(kept.folder.rglob("window-*.npy")))
+    """How many windows of this name are finished."""
+    return len(list(kept.folder.glob(f"{kept.name}-*.npy")))
+
+
+def _anything(kept: Unfinished) -> bool:
+    """Windows of any name; of a film, of any shot."""
+    return any(kept.folder.rglob("*-*.npy"))
 
 
 def read(kept: Unfinished, window: int) -> Float[np.ndarray, "B f h w z"] | None:
@@ -137,19 +144,22 @@ def _difference(there: Any, asked: dict[str, Any]) -> str:
 
 
 def _file(kept: Unfinished, window: int) -> Path:
-    return kept.folder / f"window-{window:05d}.npy"
+    return kept.folder / f"{kept.name}-{window:05d}.npy"
 
 
 def describe(model: Model, request: Request) -> dict[str, Any]:
     """What was asked for, and of which weights, as JSON: where it differs, so do latents or frames."""
-    given = request.given
+    made = request.base or request
+    given = made.given
     return {
         "prompts": _runs(request.texts),
         "negative_prompts": list(request.negative_prompts),
         "seeds": list(request.seeds),
         "num_frames": request.num_frames,
-        "height": request.height,
-        "width": request.width,
+        "height": made.height,
+        "width": made.width,
+        "resolution": [request.height, request.width] if request.base else None,
+        "refine": request.given.strength if request.base else None,
         "fps": request.fps,
         "pictures": [[picture.place, _digest(picture.original)] for picture in given.pictures],
         "video": _digest(given.clip),

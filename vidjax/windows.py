@@ -27,6 +27,9 @@ OnStage = Callable[[str, float], None]
 MakeWindow = Callable[[int, Any], Array]
 """``(i, what it goes on from) -> latents`` [B, f, h, w, z] of window ``i``."""
 
+ENLARGING = 2**31
+"""Folded into the seed, for the noise of clips that are made of smaller ones; windows count below."""
+
 
 class Watch(NamedTuple):
     """Who is told how it goes: people, by a bar, and ``on_stage(name, seconds)`` after each stage of each window."""
@@ -37,21 +40,29 @@ class Watch(NamedTuple):
 
 @contextlib.contextmanager
 def open_windows(
-    model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None = None
+    model: Model,
+    requests: Sequence[Request],
+    watch: Watch,
+    kept: Unfinished | None = None,
+    starts: Callable[[int], Sequence[Clip]] | None = None,
+    name: str = "sampling",
 ) -> Iterator[MakeWindow]:
-    """The function that makes window ``i`` from what it goes on from, behind one progress bar for all."""
+    """The function that makes window ``i`` from what it goes on from, behind one progress bar for all.
+
+    ``starts(i)`` gives the clips, one a request, that window ``i`` is walked from; None: noise, or the requests' own.
+    """
     from tqdm import tqdm
 
     rollout, steps = requests[0].rollout, requests[0].walk.num_steps
     with stage("text", watch.on_stage):
         texts = jax.block_until_ready(_all_texts(model, requests))
-    sources = None
     if requests[0].given.repaints:
         with stage("encoding", watch.on_stage):
             sources = [_source(model, request) for request in requests]
+        starts = lambda i: [_cut(source, rollout, i) for source in sources]  # noqa: E731
     found = 0 if kept is None else unfinished.count(kept)
     whole = {"total": len(rollout.windows) * steps, "initial": found * steps}
-    bar = tqdm(**whole, desc="sampling", unit="step", disable=not watch.progress)
+    bar = tqdm(**whole, desc=name, unit="step", disable=not watch.progress)
 
     def on_step(state: PyTree) -> None:
         jax.block_until_ready(state)
@@ -62,8 +73,8 @@ def open_windows(
         if latents is not None:
             latents = spread_batch(model, jnp.asarray(latents))
         else:
-            with stage("sampling", watch.on_stage):
-                clips = None if sources is None else [_cut(source, rollout, i) for source in sources]
+            clips = None if starts is None else starts(i)
+            with stage(name, watch.on_stage):
                 latents = _sample_window(model, requests, texts, i, past, clips, on_step)
             if kept is not None:
                 unfinished.write(kept, i, to_host(latents))
@@ -133,7 +144,7 @@ def sample_latents(
     """
     shape = condition.given.shape[1:]
     if request.latents is None:
-        noise = jnp.stack([window_noise(seed, window, shape) for seed in request.seeds])
+        noise = jnp.stack([window_noise(seed, window, shape, request.base is not None) for seed in request.seeds])
     else:
         noise = jnp.asarray(request.latents)
     if start is not None:
@@ -147,12 +158,15 @@ def sample_latents(
         request.solver,
         request.guidance,
         on_step,
+        request.tiles,
     )
 
 
-def window_noise(seed: int, window: int, shape: tuple[int, ...]) -> Float[Array, "f h w z"]:
+def window_noise(seed: int, window: int, shape: tuple[int, ...], enlarging: bool = False) -> Float[Array, "f h w z"]:
     """What a window starts from; the first is that of a clip of one window, so that a longer clip begins as it does."""
     key = jax.random.key(seed)
+    if enlarging:
+        key = jax.random.fold_in(key, ENLARGING)
     return initial_noise(jax.random.fold_in(key, window) if window else key, shape)
 
 

@@ -64,6 +64,13 @@ class Generate:
     """Pixels."""
     width: int | None = None
     """Pixels."""
+    resolution: str | None = None
+    """480p, 720p, 1080p, 4k, or the pixels of the shorter side: a clip larger than the model's own is made of one of
+    that size."""
+    aspect_ratio: str | None = None
+    """W:H as in 16:9, or image, that of the picture: a size of as many pixels as the model's own."""
+    refine: float | None = None
+    """How much of a larger clip is made anew: a share of the steps; 0: enlarged only."""
     num_frames: int | None = None
     """1 + 4 n."""
     duration: float | None = None

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from vidjax.diffusion.solvers import Velocity
+from vidjax.tiles import cut
 from vidjax.typing import Array, Bool, Float
 
 
@@ -37,6 +38,12 @@ def nothing_given(batch: int, shape: tuple[int, int, int, int]) -> tuple[Array, 
 def paste(given: Float[Array, "B f h w c"], mask: Bool[Array, "B f"], x: Float[Array, "B f h w c"]) -> Array:
     """``x`` with the given frames in their places."""
     return jnp.where(mask[:, :, None, None, None], given, x)
+
+
+def cut_condition(condition: Condition, corner: tuple[Array, Array], tile: tuple[int, int]) -> Condition:
+    """What a tile of the clip is made from; ``kept`` is left out."""
+    given, channels = (None if x is None else cut(x, corner, tile) for x in (condition.given, condition.channels))
+    return condition._replace(given=given, channels=channels, kept=None, keep=None)
 
 
 def whole(condition: Condition, x: Float[Array, "B f h w c"]) -> Array:

@@ -52,9 +52,10 @@ def make_schedule(num_steps: int, shift: float, grid: Grid = "folder") -> Schedu
 
 
 def last_steps(schedule: Schedule, strength: float) -> Schedule:
-    """The walk from partly noised video on: that share of the steps, at least one (SDEdit, 2108.01073)."""
-    count = max(1, round(schedule.num_steps * strength))
-    return Schedule(schedule.sigmas[-count - 1 :], schedule.times[-count:])
+    """The walk from partly noised video on: that share of the steps, at least one but for 0 (SDEdit, 2108.01073)."""
+    count = max(1, round(schedule.num_steps * strength)) if strength else 0
+    first = schedule.num_steps - count
+    return Schedule(schedule.sigmas[first:], schedule.times[first:])
 
 
 def interpolate(

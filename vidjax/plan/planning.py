@@ -31,7 +31,8 @@ from vidjax.plan.question import Question
 from vidjax.plan.report import Plan, in_gib, rooflines
 from vidjax.plan.trainings import finetuning, of_config, training_program
 from vidjax.plan.work import work_of
-from vidjax.request import clip_frames, clip_size
+from vidjax.request import clip_frames
+from vidjax.resolution import clip_size
 
 TASKS = ("sample", "decode", "train")
 REMATS = get_args(Remat)

@@ -19,7 +19,8 @@ class SamplingDefaults:
 
     ``max_text_length`` is in tokens. ``guidance_scale`` 1 turns guidance off; models with two denoisers have a scale
     of its own for the second, ``guidance_scale_2``. ``given`` says of weights with one time per frame which latent
-    frames they were trained to be given: the ``first`` ones, or ``any``.
+    frames they were trained to be given: the ``first`` ones, or ``any``. ``refine`` is the share of the steps that
+    larger clips are made anew with.
     """
 
     height: int = 480
@@ -32,6 +33,7 @@ class SamplingDefaults:
     max_text_length: int = 512
     guidance_scale_2: float | None = None
     given: str = "first"
+    refine: float = 0.35
 
 
 @dataclasses.dataclass(frozen=True)
