@@ -222,3 +222,14 @@ def test_split_picture_is_the_whole_picture(name, rows, columns):
         close(b, a, 1e-5)
     kinds = set(re.findall(r" (all-gather|all-to-all|collective-permute|all-reduce)", compiled.as_text()))
     assert kinds == {"collective-permute"}
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 4), (3, 3), (4, 2)])
+def test_two_parts_of_few_rows(rows, columns):
+    """A row each gave garbage: small clips on two devices, with nothing that said so."""
+    params = random_params(TINY)
+    latents = jax.random.normal(jax.random.key(2), (2, 2, rows, columns, TINY.z_dim))
+    decode = lambda params, latents: vae.decode(TINY, params, latents)  # noqa: E731
+    expected = jax.jit(decode)(params, latents)
+    with jax.set_mesh(make_mesh(data=4, context=2)):
+        close(jax.jit(decode)(params, latents), expected, 1e-5)

@@ -92,11 +92,16 @@ Split = tuple[str | None, str | None]
 
 
 def choose_split(rows: int, columns: int) -> Split:
-    """By rows, or by columns where only these divide; one choice for all sizes of a clip, as they are its multiples."""
+    """By rows, or by columns where only these divide; one choice for all sizes of a clip, as they are its multiples.
+
+    Two parts of one row each are not split so: what convolutions see of the other part comes out wrong (XLA, jax 0.10).
+    """
     parts = free_axes().get("context", 1)
-    if parts == 1:
+    sides = [(("context", None), rows), ((None, "context"), columns)]
+    sides = [(split, n) for split, n in sides if parts != 2 or n > 2]
+    if parts == 1 or not sides:
         return None, None
-    return (None, "context") if rows % parts and columns % parts == 0 else ("context", None)
+    return min(sides, key=lambda side: side[1] % parts > 0)[0]
 
 
 def lay_out(x: Float[Array, "B F H W C"], split: Split) -> Float[Array, "B F H W C"]:
