@@ -85,12 +85,21 @@ def _parse(line: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f'is {line.strip()!r:.40}; a request is an object, as in {{"prompt": "a red circle"}}')
     known = SETTINGS - {"prompt"} | TEMPLATE if "template" in value else SETTINGS
-    unknown = sorted(value.keys() - known)
-    if unknown:
-        raise InputError(f"no setting {unknown[0]!r}; these are known: {', '.join(sorted(known))}")
+    check_known(value, known)
     if "template" not in value and not isinstance(value.get("prompt"), str):
         raise InputError(f"prompt={value.get('prompt')!r:.40}: one text is needed")
     return value
+
+
+def check_known(asked: Mapping[str, Any], known: frozenset[str]) -> None:
+    """See that all settings in a file are ``known``.
+
+    Raises:
+      InputError: one is not.
+    """
+    unknown = sorted(asked.keys() - known)
+    if unknown:
+        raise InputError(f"no setting {unknown[0]!r}; these are known: {', '.join(sorted(known))}")
 
 
 def _expand(value: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -112,34 +112,58 @@ def _decode_tiles(
     size = tuple(n // factor for n in tiling.tile)
     kept = {}
 
-    def tiles() -> Iterator[np.ndarray]:
-        for corner in tiling.corners:
-            own = cut(latents, tuple(n // factor for n in corner), size)
-            cache = None if caches is None else jax.device_put(caches[corner], jax.memory.Space.Device)
-            frames = []
-            for i in range(own.shape[1]):
-                chunk, cache = decode_chunk(model.config, model.params["vae"], cache, own[:, i : i + 1])
-                frames.append(to_host(chunk))
-            if not last:
-                kept[corner] = jax.device_put(cache, jax.memory.Space.Host)
-            del cache
-            yield np.concatenate(frames, axis=1)
+    def chunks(corner: tuple[int, int]) -> Iterator[Array]:
+        own = cut(latents, tuple(n // factor for n in corner), size)
+        return (own[:, i : i + 1] for i in range(own.shape[1]))
 
-    bands = [np.rint(band).astype(np.uint8) for band in blend(tiling, tiles())]
+    one = functools.partial(decode_chunk, model.config, model.params["vae"])
+    tiles = tile_by_tile(one, chunks, tiling.corners, caches, kept, last)
+    bands = [np.rint(band).astype(np.uint8) for band in blend(tiling, tiles)]
     ends = np.arange(latents.shape[1]) * step + (1 if caches is None else step)
     for start, end in zip((0, *ends), ends, strict=False):
         yield np.concatenate([band[:, start:end] for band in bands], axis=2)
     return kept
 
 
-def cache_after(model: Model, latents: Float[Array, "B f h w z"], tiling: Tiling | None = None) -> PyTree:
-    """The cache that ``decode`` returns, of a clip whose frames are there already."""
-    frames = decode(model, latents, None, tiling)
+def tile_by_tile(
+    one: Callable[[PyTree | None, Array], tuple[Array, PyTree]],
+    chunks: Callable[[tuple[int, int]], Iterable[Array]],
+    corners: Iterable[tuple[int, int]],
+    caches: PyTree | None,
+    kept: dict[tuple[int, int], PyTree],
+    last: bool,
+) -> Iterator[np.ndarray]:
+    """Each tile through its ``chunks``, by ``one(cache, chunk) -> (result, cache)``: the results one behind another.
+
+    What a tile goes on from waits in the host's memory, from ``caches`` and, unless it is the ``last`` time, to
+    ``kept``: a device holds the cache of one tile.
+    """
+    for corner in corners:
+        cache = None if caches is None else jax.device_put(caches[corner], jax.memory.Space.Device)
+        results = []
+        for chunk in chunks(corner):
+            result, cache = one(cache, chunk)
+            results.append(to_host(result))
+        if not last:
+            kept[corner] = jax.device_put(cache, jax.memory.Space.Host)
+        del cache
+        yield np.concatenate(results, axis=1)
+
+
+def decode_all(
+    model: Model,
+    latents: Float[Array, "B f h w z"],
+    cache: PyTree | None = None,
+    tiling: Tiling | None = None,
+    last: bool = False,
+) -> tuple[list[UInt8[np.ndarray, "B _ H W 3"]], PyTree]:
+    """What ``decode`` yields, in a list, and what it returns."""
+    frames, chunks = decode(model, latents, cache, tiling, last), []
     while True:
         try:
-            next(frames)
+            chunks.append(next(frames))
         except StopIteration as end:
-            return end.value
+            return chunks, end.value
 
 
 @functools.partial(jax.jit, static_argnames="config")

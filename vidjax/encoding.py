@@ -11,11 +11,10 @@ import numpy as np
 
 from vidjax import tokenizer as tokenizers
 from vidjax.conditioning.condition import Condition, nothing_given
-from vidjax.decoding import decode_tiling
+from vidjax.decoding import decode_tiling, tile_by_tile
 from vidjax.long import window_overlap
 from vidjax.model import Model, ModelConfig, spread_batch
 from vidjax.models.wan.vae import VAEConfig
-from vidjax.parallel.distributed import to_host
 from vidjax.request import Request
 from vidjax.tiles import Tiling, blend
 from vidjax.typing import Array, Bool, Float, Params, PyTree, UInt8
@@ -116,12 +115,18 @@ def _given_latents(model: Model, window: Request, past: Array | np.ndarray | Non
 
 def encode_clip(model: Model, frames: UInt8[np.ndarray, "F H W 3"]) -> Float[Array, "1 f h w z"]:
     """Normalized latents of a clip, one latent frame at a time: memory does not grow with the clip."""
-    ratio, cache, latents = model.config.vae.temporal_factor, None, []
-    for end in range(1, len(frames) + 1, ratio):
-        chunk = frames[max(0, end - ratio) : end]
-        encoded, cache = _encode_chunk(model.config, model.params["vae"], cache, chunk[None])
+    cache, latents = None, []
+    for chunk in _by_latent_frame(model.config.vae, frames[None]):
+        encoded, cache = _encode_chunk(model.config, model.params["vae"], cache, chunk)
         latents.append(encoded)
     return jnp.concatenate(latents, axis=1)
+
+
+def _by_latent_frame(config: VAEConfig, frames: UInt8[np.ndarray, "B F H W 3"]) -> Iterator[np.ndarray]:
+    """Those of one latent frame at a time."""
+    ratio = config.temporal_factor
+    for end in range(1, frames.shape[1] + 1, ratio):
+        yield frames[:, max(0, end - ratio) : end]
 
 
 Part = tuple[int, int, int, int]
@@ -143,21 +148,10 @@ def encode_tiles(
       tiling: in pixels.
       last: nothing will follow: no caches are kept.
     """
+    encode = functools.partial(_encode_chunk, model.config, model.params["vae"])
     kept = {}
-
-    def tiles() -> Iterator[np.ndarray]:
-        for corner in tiling.corners:
-            cache = None if caches is None else jax.device_put(caches[corner], jax.memory.Space.Device)
-            latents = []
-            for chunk in frames((*corner, *tiling.tile)):
-                encoded, cache = _encode_chunk(model.config, model.params["vae"], cache, chunk)
-                latents.append(to_host(encoded))
-            if not last:
-                kept[corner] = jax.device_put(cache, jax.memory.Space.Host)
-            del cache
-            yield np.concatenate(latents, axis=1)
-
-    return np.concatenate(list(blend(tiling.reduced(model.config.vae.spatial_factor), tiles())), axis=2), kept
+    tiles = tile_by_tile(encode, lambda corner: frames((*corner, *tiling.tile)), tiling.corners, caches, kept, last)
+    return np.concatenate(list(blend(tiling.reduced(model.config.vae.spatial_factor), tiles)), axis=2), kept
 
 
 def encode_tiling(model: Model, height: int, width: int) -> Tiling:
@@ -166,14 +160,11 @@ def encode_tiling(model: Model, height: int, width: int) -> Tiling:
 
 
 def _encode_large(model: Model, frames: UInt8[np.ndarray, "F H W 3"]) -> Float[Array, "1 f h w z"]:
-    ratio, (F, H, W, _) = model.config.vae.temporal_factor, frames.shape
-
     def part(of: Part) -> Iterator[np.ndarray]:
         top, left, rows, columns = of
-        for end in range(1, F + 1, ratio):
-            yield frames[None, max(0, end - ratio) : end, top : top + rows, left : left + columns]
+        return _by_latent_frame(model.config.vae, frames[None, :, top : top + rows, left : left + columns])
 
-    return jnp.asarray(encode_tiles(model, part, None, encode_tiling(model, H, W), last=True)[0])
+    return jnp.asarray(encode_tiles(model, part, None, encode_tiling(model, *frames.shape[1:3]), last=True)[0])
 
 
 def encode_end(model: Model, clip: UInt8[np.ndarray, "F H W 3"], count: int) -> Float[Array, "1 f h w z"]:

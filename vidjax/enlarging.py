@@ -6,19 +6,19 @@ window: of a long clip, each is given the end of the one before, small and large
 
 import contextlib
 import functools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from vidjax.decoding import decode
+from vidjax.decoding import decode_all
 from vidjax.encoding import Clip, Part, encode_tiles, encode_tiling
 from vidjax.image import fit_image
 from vidjax.model import Model
 from vidjax.request import Request
-from vidjax.typing import Array, Float, PyTree, UInt8
+from vidjax.typing import Array, Float, UInt8
 from vidjax.unfinished import Unfinished
-from vidjax.windows import MakeWindow, Watch, open_windows, stage
+from vidjax.windows import MakeWindow, Watch, open_windows, stage, window_texts
 
 
 @contextlib.contextmanager
@@ -28,10 +28,10 @@ def open_enlarged(
     """As ``open_windows``, of requests with a ``base``; windows are to be made in order."""
     found: list[Clip] = []
     small = None if kept is None else kept._replace(name="base")
-    bases = [request.base for request in requests]
+    bases, texts = [request.base for request in requests], window_texts(model, requests, watch)
     with (
-        open_windows(model, bases, watch, small) as make_base,
-        open_windows(model, requests, watch, kept, lambda i: found, "refining") as refine,
+        open_windows(model, bases, watch, small, texts=texts) as make_base,
+        open_windows(model, requests, watch, kept, lambda i: found, "refining", texts) as refine,
     ):
         enlarged = _enlarge(model, requests, make_base, watch)
 
@@ -52,8 +52,8 @@ def _enlarge(model: Model, requests: Sequence[Request], make_base: MakeWindow, w
         latents = make_base(i, past)
         last = i + 1 == rollout.count
         with stage("enlarging", watch.on_stage):
-            new = decode(model, latents[:, rollout.overlap if i else 0 :], decoder, base.tiling, last)
-            chunks, decoder = _all(new)
+            new = latents[:, rollout.overlap if i else 0 :]
+            chunks, decoder = decode_all(model, new, decoder, base.tiling, last)
             parts = functools.partial(_parts, chunks, tiling.size)
             whole, encoder = encode_tiles(model, parts, encoder, tiling, last)
         past = latents[:, rollout.size - rollout.overlap :]
@@ -61,18 +61,6 @@ def _enlarge(model: Model, requests: Sequence[Request], make_base: MakeWindow, w
             whole = np.concatenate([encoded, whole], axis=1)
         encoded = whole[:, rollout.size - rollout.overlap :]
         yield [Clip(jnp.asarray(rows), None) for rows in np.split(whole, ends)]
-
-
-def _all(
-    frames: Generator[UInt8[np.ndarray, "B _ h w 3"], None, PyTree],
-) -> tuple[list[UInt8[np.ndarray, "B _ h w 3"]], PyTree]:
-    """What a generator yields, and what it returns."""
-    chunks = []
-    while True:
-        try:
-            chunks.append(next(frames))
-        except StopIteration as end:
-            return chunks, end.value
 
 
 def _parts(

@@ -12,7 +12,7 @@ import numpy as np
 
 from vidjax import unfinished
 from vidjax.conditioning.camera import Camera
-from vidjax.decoding import cache_after, decode
+from vidjax.decoding import decode, decode_all
 from vidjax.encoding import encode_end
 from vidjax.enlarging import open_enlarged
 from vidjax.errors import InputError
@@ -280,7 +280,7 @@ def _ends(model: Model, requests: Sequence[Request]) -> tuple[Float[Array, "B k 
     count = window_overlap(model.config)
     ends = [encode_end(model, request.given.clip, count + WARMED) for request in requests for _ in range(request.batch)]
     latents = spread_batch(model, jnp.concatenate(ends))
-    return latents[:, -count:], cache_after(model, latents, requests[0].tiling)
+    return latents[:, -count:], decode_all(model, latents, None, requests[0].tiling)[1]
 
 
 def _roll(make: MakeWindow, rollout: Rollout, given: Array | None = None) -> Iterator[Float[Array, "B f h w z"]]:

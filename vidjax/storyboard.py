@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from vidjax.campaign import SETTINGS
+from vidjax.campaign import SETTINGS, check_known
 from vidjax.checks import whole
 from vidjax.clip_file import PARTIAL, part_folder, write_frames
 from vidjax.errors import InputError
@@ -93,7 +93,7 @@ def read_storyboard(path: str | Path, defaults: Mapping[str, Any] | None = None)
     if not shots:
         raise InputError(f"{path} asks for no shot; each is {EXAMPLE}")
     try:
-        _check_known(told, SETTINGS - {"prompt"} | {"style"})
+        check_known(told, SETTINGS - {"prompt"} | {"style"})
         common = {**(defaults or {}), **_from_folder(own, told)}
         first = whole("seed", common.pop("seed", 0), 0, 2**63 - len(shots))
     except InputError as error:
@@ -109,7 +109,7 @@ def read_storyboard(path: str | Path, defaults: Mapping[str, Any] | None = None)
 
 
 def _read_shot(asked: dict[str, Any]) -> Shot:
-    _check_known(asked, SETTINGS | {"style", "hold"})
+    check_known(asked, SETTINGS | {"style", "hold"})
     hold, style, prompt = asked.pop("hold", "none"), asked.pop("style", ""), asked.get("prompt")
     for name, text in (("prompt", prompt), ("style", style)):
         if not isinstance(text, str):
@@ -126,12 +126,6 @@ def _check_hold(shot: Shot, number: int) -> None:
     for name in IN_PLACE_OF[hold]:
         if name in shot.asked:
             raise InputError(f"hold={hold!r} and {name}: give one of them")
-
-
-def _check_known(asked: Mapping[str, Any], known: frozenset[str]) -> None:
-    unknown = sorted(asked.keys() - known)
-    if unknown:
-        raise InputError(f"no setting {unknown[0]!r}; these are known: {', '.join(sorted(known))}")
 
 
 def _from_folder(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,8 +29,7 @@ HEAD = 64
 class Unfinished(NamedTuple):
     """``folder`` holds ``request.json``, what was ``asked`` for, and of each finished window ``window-00000.npy``.
 
-    That of a film holds such folders.
-    Those from which larger ones are made have another ``name``.
+    Windows from which larger ones are made have another ``name``. The folder of a film holds one of each shot.
     """
 
     folder: Path

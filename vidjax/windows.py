@@ -27,6 +27,8 @@ OnStage = Callable[[str, float], None]
 MakeWindow = Callable[[int, Any], Array]
 """``(i, what it goes on from) -> latents`` [B, f, h, w, z] of window ``i``."""
 
+WindowTexts = Mapping[TextKey, Texts]
+
 ENLARGING = 2**31
 """Folded into the seed, for the noise of clips that are made of smaller ones; windows count below."""
 
@@ -46,16 +48,17 @@ def open_windows(
     kept: Unfinished | None = None,
     starts: Callable[[int], Sequence[Clip]] | None = None,
     name: str = "sampling",
+    texts: WindowTexts | None = None,
 ) -> Iterator[MakeWindow]:
     """The function that makes window ``i`` from what it goes on from, behind one progress bar for all.
 
     ``starts(i)`` gives the clips, one a request, that window ``i`` is walked from; None: noise, or the requests' own.
+    ``texts`` are those of ``window_texts``; None: computed here.
     """
     from tqdm import tqdm
 
     rollout, steps = requests[0].rollout, requests[0].walk.num_steps
-    with stage("text", watch.on_stage):
-        texts = jax.block_until_ready(_all_texts(model, requests))
+    texts = window_texts(model, requests, watch) if texts is None else texts
     if requests[0].given.repaints:
         with stage("encoding", watch.on_stage):
             sources = [_source(model, request) for request in requests]
@@ -89,7 +92,7 @@ def open_windows(
 def _sample_window(
     model: Model,
     requests: Sequence[Request],
-    texts: Mapping[TextKey, Texts],
+    texts: WindowTexts,
     i: int,
     past: Array | np.ndarray | None,
     clips: Sequence[Clip] | None,
@@ -124,10 +127,11 @@ def _cut(clip: Clip, rollout: Rollout, i: int) -> Clip:
     return Clip(*(None if x is None else x[:, places] for x in clip))
 
 
-def _all_texts(model: Model, requests: Sequence[Request]) -> dict[TextKey, Texts]:
+def window_texts(model: Model, requests: Sequence[Request], watch: Watch) -> WindowTexts:
     """Those of every window, each computed once."""
     keys = {(texts, request.negative_prompts): None for request in requests for texts in request.texts}
-    return {key: encode_texts(model, *key) for key in keys}
+    with stage("text", watch.on_stage):
+        return jax.block_until_ready({key: encode_texts(model, *key) for key in keys})
 
 
 def sample_latents(

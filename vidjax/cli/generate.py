@@ -1,11 +1,12 @@
 """``vidjax generate``: one clip, a film of several, or many from a file."""
 
+import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -112,8 +113,6 @@ class Generate:
 
 def run(command: Generate) -> None:
     """``vidjax generate``."""
-    from vidjax.video import check_writable
-
     if command.batch is not None:
         return _run_batch(command)
     if command.prompt is None and command.storyboard is None:
@@ -125,15 +124,53 @@ def run(command: Generate) -> None:
     if command.storyboard is not None:
         return _run_storyboard(command)
     _check_apart(command)
+    with _working(command) as work:
+        from vidjax import forecast
+        from vidjax.clip_file import make_file
+        from vidjax.request import make_request
+
+        settings = {name: getattr(command, name) for name in _settings()}
+        settings["keyframes"] = _by_frame(command)
+        prompt = {0.0: command.prompt, **_later(command.then)} if command.then else command.prompt
+        request = make_request(work.model, prompt, **settings)
+        if command.dry_run:
+            return work.say(f"{forecast.outline(request)}\nmemory: {forecast.memory(work.model, request)}")
+        if work.watch.progress:
+            print(f"vidjax: {forecast.outline(request)}", file=sys.stderr)
+        make_file(work.model, request, command.out, work.watch)
+        length = f"{request.num_frames} frames of {request.width}x{request.height}"
+        work.say(f"{command.out}: {length}, {request.num_frames / request.fps:.1f} s")
+        work.say(work.took())
+
+
+class _Work(NamedTuple):
+    """A loaded model, in the first of the processes or another; seconds of each stage so far."""
+
+    model: Any
+    first: bool
+    watch: Any
+    stages: dict[str, float]
+
+    def say(self, text: str) -> None:
+        """Once, whatever the number of processes."""
+        if self.first:
+            print(text)
+
+    def took(self) -> str:
+        return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.stages.items())
+
+
+@contextlib.contextmanager
+def _working(command: Generate) -> Iterator[_Work]:
+    """The processes joined, ``--out`` seen to be writable, and then the model loaded."""
+    from vidjax.video import check_writable
+
     with join(command.processes) as process:
         if process == 0:
             check_writable(command.out)
         start = time.perf_counter()
         keep_compiled()
-        from vidjax import forecast
-        from vidjax.clip_file import make_file
         from vidjax.model import load
-        from vidjax.request import make_request
         from vidjax.windows import Watch
 
         model = load(command.model, mesh=_mesh(command), **_loading(command))
@@ -142,22 +179,7 @@ def run(command: Generate) -> None:
         def on_stage(name: str, seconds: float) -> None:
             stages[name] = stages.get(name, 0.0) + seconds
 
-        settings = {name: getattr(command, name) for name in _settings()}
-        settings["keyframes"] = _by_frame(command)
-        prompt = {0.0: command.prompt, **_later(command.then)} if command.then else command.prompt
-        request = make_request(model, prompt, **settings)
-        if command.dry_run:
-            said = f"{forecast.outline(request)}\nmemory: {forecast.memory(model, request)}"
-            return print(said) if process == 0 else None
-        progress = command.progress and process == 0
-        if progress:
-            print(f"vidjax: {forecast.outline(request)}", file=sys.stderr)
-        make_file(model, request, command.out, Watch(progress, on_stage))
-        if process > 0:
-            return
-        length = f"{request.num_frames} frames of {request.width}x{request.height}"
-        print(f"{command.out}: {length}, {request.num_frames / request.fps:.1f} s")
-        print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()))
+        yield _Work(model, process == 0, Watch(command.progress and process == 0, on_stage), stages)
 
 
 def _later(then: Sequence[tuple[float, str]]) -> dict[float, str]:
@@ -224,45 +246,29 @@ def _run_storyboard(command: Generate) -> None:
     if command.prompt is not None or command.then:
         raise InputError("PROMPT or --then, and --storyboard: the prompts stand in its file")
     from vidjax.storyboard import Planned, make_film, plan_film, read_storyboard
-    from vidjax.video import check_writable
 
     storyboard = read_storyboard(command.storyboard, _defaults(command))
-    with join(command.processes) as process:
-        if process == 0:
-            check_writable(command.out)
-        start = time.perf_counter()
-        keep_compiled()
-        from vidjax.model import load
-        from vidjax.windows import Watch
 
-        model = load(command.model, mesh=_mesh(command), **_loading(command))
-        stages = {"loading": time.perf_counter() - start}
+    def line(number: int, planned: Planned) -> str:
+        held = "" if planned.shot.hold == "none" else f", holding the {planned.shot.hold}"
+        return f"shot {number} of {len(storyboard)}: {planned.outline}{held}"
 
-        def on_stage(name: str, seconds: float) -> None:
-            stages[name] = stages.get(name, 0.0) + seconds
-
-        def line(number: int, planned: Planned) -> str:
-            held = "" if planned.shot.hold == "none" else f", holding the {planned.shot.hold}"
-            return f"shot {number} of {len(storyboard)}: {planned.outline}{held}"
-
-        progress = command.progress and process == 0
+    with _working(command) as work:
 
         def on_shot(number: int, planned: Planned) -> None:
-            if progress:
+            if work.watch.progress:
                 print(f"vidjax: {line(number, planned)}", file=sys.stderr)
 
         if command.dry_run:
-            film = plan_film(model, storyboard)
-            if process == 0:
-                for number, planned in enumerate(film.shots, 1):
-                    print(line(number, planned))
+            film = plan_film(work.model, storyboard)
+            for number, planned in enumerate(film.shots, 1):
+                work.say(line(number, planned))
         else:
-            film = make_film(model, storyboard, command.out, Watch(progress, on_stage), on_shot)
-        if process == 0:
-            length = f"{film.num_frames} frames of {film.width}x{film.height}, {film.num_frames / film.fps:.1f} s"
-            print(f"{command.out}: {len(film.shots)} shots, {length}")
-        if process == 0 and not command.dry_run:
-            print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()))
+            film = make_film(work.model, storyboard, command.out, work.watch, on_shot)
+        length = f"{film.num_frames} frames of {film.width}x{film.height}, {film.num_frames / film.fps:.1f} s"
+        work.say(f"{command.out}: {len(film.shots)} shots, {length}")
+        if not command.dry_run:
+            work.say(work.took())
 
 
 def _defaults(command: Generate) -> dict[str, Any]:
@@ -293,20 +299,9 @@ def _loading(command: Generate) -> dict:
 
 def _settings() -> list[str]:
     """The flags that are arguments of ``vidjax.generate``."""
-    others = {
-        "prompt",
-        "then",
-        "batch",
-        "storyboard",
-        "out_dir",
-        "out",
-        "model",
-        "dtype",
-        "loras",
-        "loras_2",
-        "offload",
-    }
-    others |= {"progress", "mesh", "processes", "dry_run"}
+    sources = {"prompt", "then", "batch", "storyboard"}
+    loading = {"model", "dtype", "loras", "loras_2", "offload", "mesh", "processes"}
+    others = sources | loading | {"out", "out_dir", "progress", "dry_run"}
     return [field.name for field in dataclasses.fields(Generate) if field.name not in others]
 
 
