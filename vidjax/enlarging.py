@@ -6,17 +6,21 @@ window: of a long clip, each is given the end of the one before, small and large
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidjax.decoding import decode_all
+from vidjax.decoding import decode_all, decode_tiling
 from vidjax.encoding import Clip, Part, encode_tiles, encode_tiling
 from vidjax.image import fit_image
-from vidjax.model import Model
+from vidjax.model import Model, ModelConfig
+from vidjax.parallel.distributed import to_host
 from vidjax.request import Request
-from vidjax.typing import Array, Float, UInt8
+from vidjax.resolution import Size
+from vidjax.typing import Array, Float, Params, PyTree, UInt8
 from vidjax.unfinished import Unfinished
 from vidjax.windows import MakeWindow, Watch, open_windows, stage, window_texts
 
@@ -46,21 +50,65 @@ def _enlarge(model: Model, requests: Sequence[Request], make_base: MakeWindow, w
     """Of each window the clips of the requests, enlarged, in latents."""
     rollout, base = requests[0].rollout, requests[0].base
     ends = np.cumsum([request.batch for request in requests])[:-1]
-    tiling = encode_tiling(model, requests[0].height, requests[0].width)
-    past = encoded = decoder = encoder = None
+    enlarge = _enlarger(model, (base.height, base.width), (requests[0].height, requests[0].width))
+    past = encoded = None
     for i in rollout.windows:
         latents = make_base(i, past)
-        last = i + 1 == rollout.count
         with stage("enlarging", watch.on_stage):
-            new = latents[:, rollout.overlap if i else 0 :]
-            chunks, decoder = decode_all(model, new, decoder, base.tiling, last)
-            parts = functools.partial(_parts, chunks, tiling.size)
-            whole, encoder = encode_tiles(model, parts, encoder, tiling, last)
+            whole = enlarge(latents[:, rollout.overlap if i else 0 :], i + 1 == rollout.count)
         past = latents[:, rollout.size - rollout.overlap :]
         if i:
             whole = np.concatenate([encoded, whole], axis=1)
         encoded = whole[:, rollout.size - rollout.overlap :]
         yield [Clip(jnp.asarray(rows), None) for rows in np.split(whole, ends)]
+
+
+def _enlarger(model: Model, small: Size, large: Size) -> Callable[[Array, bool], Float[np.ndarray, "B f H W z"]]:
+    """A function of the next latent frames of a clip, and whether they are its last: the same at the large size.
+
+    By the upsampler, if the model has one, as often as comes nearest; what is left is done in pixels.
+    """
+    times = doublings(model.config, small, large)
+    middle = tuple(n * 2**times for n in small)
+    decoding, encoding = decode_tiling(model.config, *middle, None), encode_tiling(model, *large)
+    upsamplers: list[PyTree] = [None] * times
+    decoder = encoder = None
+
+    def enlarge(latents: Float[Array, "B f h w z"], last: bool) -> Float[np.ndarray, "B f H W z"]:
+        nonlocal decoder, encoder
+        for n in range(times):
+            latents, upsamplers[n] = _doubled(model, latents, upsamplers[n])
+        if middle == large:
+            return to_host(latents)
+        chunks, decoder = decode_all(model, latents, decoder, decoding, last)
+        parts = functools.partial(_parts, chunks, large)
+        encoded, encoder = encode_tiles(model, parts, encoder, encoding, last)
+        return encoded
+
+    return enlarge
+
+
+def doublings(config: ModelConfig, small: Size, large: Size) -> int:
+    """How often the upsampler is used: to the size, in powers of two, that is nearest."""
+    if config.upsampler is None:
+        return 0
+    return max(0, round(math.log2(min(b / a for a, b in zip(small, large, strict=True)))))
+
+
+def _doubled(
+    model: Model, latents: Float[Array, "B f h w z"], cache: PyTree | None
+) -> tuple[Float[Array, "B f h2 w2 z"], PyTree]:
+    """One latent frame at a time: memory does not grow with their number."""
+    frames = []
+    for i in range(latents.shape[1]):
+        frame, cache = _upsample(model.config, model.params["upsampler"], cache, latents[:, i : i + 1])
+        frames.append(frame)
+    return jnp.concatenate(frames, axis=1), cache
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _upsample(config: ModelConfig, params: Params, cache: PyTree | None, latents: Array) -> tuple[Array, PyTree]:
+    return config.modules.upsampler.upsample_chunk(config.upsampler, params, cache, latents)
 
 
 def _parts(

@@ -17,6 +17,7 @@ from vidjax.models.families import FAMILIES, Family
 from vidjax.models.t5 import T5Config
 from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.presets import PRESETS, SamplingDefaults
+from vidjax.models.wan.upsampler import UpsamplerConfig
 from vidjax.models.wan.vae import VAEConfig
 from vidjax.parallel.mesh import batch_layout
 from vidjax.parallel.rules import AnyMesh, match_rules, shardings
@@ -33,7 +34,7 @@ class ModelConfig:
 
     ``expand_timesteps`` marks weights trained with one time per frame. With a ``boundary_ratio`` there are two
     denoisers of one form: ``transformer`` for the diffusion times from there on, ``transformer_2`` for those below.
-    ``dtype`` is what denoisers and encoders compute in; the autoencoder always runs in float32.
+    ``dtype`` is what denoisers and encoders compute in; autoencoder and upsampler always run in float32.
     """
 
     transformer: DenoiserConfig
@@ -44,6 +45,7 @@ class ModelConfig:
     family: str
     image_encoder: CLIPConfig | None = None
     boundary_ratio: float | None = None
+    upsampler: UpsamplerConfig | None = None
     dtype: str = "float32"
 
     @property
@@ -52,6 +54,7 @@ class ModelConfig:
         optional = {
             "transformer_2": self.transformer if self.boundary_ratio is not None else None,
             "image_encoder": self.image_encoder,
+            "upsampler": self.upsampler,
         }
         always = {"transformer": self.transformer, "text_encoder": self.text_encoder, "vae": self.vae}
         return always | {name: part for name, part in optional.items() if part is not None}
@@ -149,7 +152,7 @@ def load(
     changes = {name: lora.read(abstract, files.items()) for name, files in wanted.items()}
 
     def read(name: str) -> Params:
-        stored = "float32" if name == "vae" else dtype
+        stored = "float32" if name in ("vae", "upsampler") else dtype
         layout = host_layout(abstract) if offload and name in wanted else part_layout(name, config, mesh)
         params = folder.read_part(path, name, config.parts[name], stored, layout)
         return lora.apply(params, changes[name], donate=True) if changes.get(name) else params
@@ -190,7 +193,13 @@ def read_config(path: Path) -> ModelConfig:
         family=family,
         image_encoder=folder.read_config(path, "image_encoder") if _has(index, "image_encoder") else None,
         boundary_ratio=boundary,
+        upsampler=_read_upsampler(path),
     )
+
+
+def _read_upsampler(path: Path) -> UpsamplerConfig | None:
+    """Of a folder that has one; the index does not name it, as other programs know no such part."""
+    return folder.read_config(path, "upsampler") if (path / "upsampler").is_dir() else None
 
 
 def _has(index: dict[str, Any], part: str) -> bool:

@@ -13,9 +13,11 @@ import jax
 import pytest
 
 from vidjax.errors import InputError
+from vidjax.models.wan.presets import PRESETS
 from vidjax.parallel.rules import device_bytes
 from vidjax.plan import candidates, compiler, planning
 from vidjax.plan.chips import CHIPS, GIB, parse_topology
+from vidjax.plan.programs import Clip, decoding_program, preset_config
 from vidjax.plan.report import Plan, as_json, ranking, rooflines
 from vidjax.plan.work import Work
 
@@ -288,3 +290,12 @@ def test_without_the_compiler(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'vidjax\[plan\]'"):
         compiler.prepare_process()
+
+
+def test_large_frames_are_decoded_in_tiles():
+    """The plan is of the program that runs: of a frame that is large the decoder sees a tile."""
+    config = preset_config(PRESETS["wan2.1-t2v-1.3b"])
+    flops = {
+        size: decoding_program(config, Clip(1, 5, *size)).flops() for size in ((512, 512), (720, 1280), (2160, 3840))
+    }
+    assert flops[2160, 3840] == flops[512, 512] < flops[720, 1280]

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from vidjax.models import clip, t5
-from vidjax.models.wan import denoiser, sharding, vae
+from vidjax.models.wan import denoiser, sharding, upsampler, vae
 from vidjax.models.wan.image_channels import image_channels
 from vidjax.typing import Array
 
@@ -17,6 +17,7 @@ class Family(NamedTuple):
     image_encoder: ModuleType
     denoiser: ModuleType
     vae: ModuleType
+    upsampler: ModuleType
     image_channels: Callable[..., Array]
     rules: dict[str, tuple]
 
@@ -26,6 +27,7 @@ WAN = Family(
     image_encoder=clip,
     denoiser=denoiser,
     vae=vae,
+    upsampler=upsampler,
     image_channels=image_channels,
     rules={
         "transformer": sharding.DENOISER_RULES,
@@ -33,6 +35,7 @@ WAN = Family(
         "text_encoder": sharding.TEXT_ENCODER_RULES,
         "image_encoder": sharding.IMAGE_ENCODER_RULES,
         "vae": sharding.VAE_RULES,
+        "upsampler": sharding.UPSAMPLER_RULES,
     },
 )
 

@@ -14,7 +14,7 @@ from jax.stages import Lowered
 
 from vidjax.arithmetic import matrix_flops
 from vidjax.conditioning.condition import Condition
-from vidjax.decoding import decode_chunk
+from vidjax.decoding import decode_chunk, decode_tiling
 from vidjax.diffusion import sampling
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.model import ModelConfig, part_layout
@@ -96,8 +96,9 @@ def sampling_program(config: ModelConfig, clip: Clip) -> Program:
 
 
 def decoding_program(config: ModelConfig, clip: Clip) -> Program:
-    """Decoding one latent frame in the midst of a clip."""
-    shape = (clip.batch, 1, *config.latent_shape(clip.num_frames, clip.height, clip.width)[1:])
+    """Decoding one latent frame in the midst of a clip; of large ones a tile, as they are decoded."""
+    tile = decode_tiling(config, clip.height, clip.width, None).tile
+    shape = (clip.batch, 1, *config.latent_shape(1, *tile)[1:])
 
     def arguments(mesh: AnyMesh | None) -> tuple:
         params, latents = _part(config, "vae", mesh), spread(mesh, jax.ShapeDtypeStruct(shape, jnp.float32))

@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from vidjax.config import describe, is_of
 from vidjax.errors import InputError, WeightsError
 from vidjax.models import clip, t5
-from vidjax.models.wan import denoiser, vae
+from vidjax.models.wan import denoiser, upsampler, vae
 from vidjax.models.wan.weights import Tensor, abstract_params, published_tree, spellings
 from vidjax.typing import Array, Int, Params, PyTree
 from vidjax.weights.tensor_file import DTYPES, Entry, all_finite, listed, read_header, read_rows, write_file
@@ -49,6 +49,7 @@ CLASS_NAME = {
     "transformer": "WanTransformer3DModel",
     "transformer_2": "WanTransformer3DModel",
     "vae": "AutoencoderKLWan",
+    "upsampler": "LatentUpsampler",
     "text_encoder": "UMT5EncoderModel",
     "image_encoder": "CLIPVisionModel",
 }
@@ -56,6 +57,7 @@ CONFIG_TYPE = {
     "transformer": denoiser.DenoiserConfig,
     "transformer_2": denoiser.DenoiserConfig,
     "vae": vae.VAEConfig,
+    "upsampler": upsampler.UpsamplerConfig,
     "text_encoder": t5.T5Config,
     "image_encoder": clip.CLIPConfig,
 }

@@ -29,5 +29,5 @@ IMAGE_ENCODER_RULES = (
     (r".*", P()),
 )
 
-VAE_RULES = ((r".*", P()),)
-"""Small beside its activations: every device holds it whole."""
+VAE_RULES = UPSAMPLER_RULES = ((r".*", P()),)
+"""Small beside their activations: every device holds them whole."""

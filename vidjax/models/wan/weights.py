@@ -12,7 +12,7 @@ import numpy as np
 
 from vidjax.errors import InputError
 from vidjax.models import clip, t5
-from vidjax.models.wan import denoiser, vae
+from vidjax.models.wan import denoiser, upsampler, vae
 from vidjax.models.wan.original_names import original_name
 from vidjax.models.wan.presets import PRESETS
 from vidjax.typing import PyTree
@@ -29,6 +29,7 @@ INIT = {
     "transformer": denoiser.init,
     "transformer_2": denoiser.init,
     "vae": vae.init,
+    "upsampler": upsampler.init,
     "text_encoder": t5.init,
     "image_encoder": clip.init,
 }

@@ -1,0 +1,48 @@
+"""Training the latent upsampler."""
+
+import json
+
+import numpy as np
+
+from vidjax.config import OptimizerConfig, TrainConfig
+from vidjax.data.source import ClipData
+from vidjax.models.wan.upsampler import UpsamplerConfig
+from vidjax.training import export, train
+from vidjax.training.upsampler import UpsamplerTask, half_size
+from vidjax.weights import folder
+
+CONFIG = UpsamplerConfig(z_dim=4, dim=8, num_res_blocks=1)
+
+
+def test_halved_pixels_are_means():
+    video = np.zeros((1, 2, 4, 3), np.uint8)
+    video[0, 0, 0], video[0, :, 2:] = 102, 255
+    np.testing.assert_array_equal(half_size(video)[0, 0, :, 0], [26, 255])  # 25.5 goes up
+
+
+def test_training_goes_towards_the_large_latents(tiny_folder, tmp_path):
+    """Half a minute of it beats the nearest latents' error, and what is exported loads."""
+    task = UpsamplerTask(
+        vae=str(tiny_folder),
+        model=CONFIG,
+        data=ClipData(folder=str(tmp_path / "data"), num_clips=16, num_test_clips=4, num_frames=5, height=64, width=64),
+    )
+    config = TrainConfig(
+        task=task,
+        steps=40,
+        batch_size=4,
+        optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=5),
+        ema_decay=0.5,
+        eval_every=40,
+        log_every=20,
+        save_every=40,
+    )
+    train(config, tmp_path / "run")
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    made = config.task.make(config)
+    test = [made.source[i] for i in range(4)]
+    nearest = np.mean([(np.repeat(np.repeat(e["small"], 2, 1), 2, 2) - e["latents"]).astype(float) ** 2 for e in test])
+    assert metrics[-1]["squared"] < 0.9 * nearest
+    export(tmp_path / "run", tmp_path / "export")
+    assert folder.read_config(tmp_path / "export", "upsampler") == CONFIG
+    folder.read_part(tmp_path / "export", "upsampler", CONFIG)
