@@ -16,7 +16,7 @@ import vidjax
 from vidjax.errors import InputError
 from vidjax.generation import generate_each
 from vidjax.model import Model
-from vidjax.parallel.distributed import agree
+from vidjax.parallel.gathering import agree
 from vidjax.parallel.mesh import batch_blocks
 from vidjax.request import make_request
 

@@ -10,7 +10,7 @@ import numpy as np
 from vidjax.checks import whole
 from vidjax.errors import InputError
 from vidjax.model import Model, ModelConfig
-from vidjax.parallel.distributed import to_host
+from vidjax.parallel.gathering import to_host
 from vidjax.tiles import Tiling, blend, cut, make_tiling
 from vidjax.typing import Array, Float, Params, PyTree, UInt8
 from vidjax.video import to_uint8

@@ -17,7 +17,7 @@ from vidjax.decoding import decode_all, decode_tiling
 from vidjax.encoding import Clip, Part, encode_tiles, encode_tiling
 from vidjax.image import fit_image
 from vidjax.model import Model, ModelConfig
-from vidjax.parallel.distributed import to_host
+from vidjax.parallel.gathering import to_host
 from vidjax.request import Request
 from vidjax.resolution import Size
 from vidjax.typing import Array, Float, Params, PyTree, UInt8

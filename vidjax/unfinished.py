@@ -17,13 +17,17 @@ from filelock import FileLock, Timeout
 import vidjax
 from vidjax.errors import InputError
 from vidjax.model import Model
-from vidjax.parallel.distributed import to_host
+from vidjax.parallel.gathering import to_host
 from vidjax.request import Request
 from vidjax.typing import Array, Float, Params
 
 REQUEST = "request.json"
 HEAD = 64
 """So many numbers of each parameter tell weights apart."""
+
+
+DIGESTS = ("pictures", "video", "mask", "weights")
+"""What ``describe`` has hashes of, which tell people nothing."""
 
 
 class Unfinished(NamedTuple):
@@ -138,6 +142,8 @@ def _difference(there: Any, asked: dict[str, Any]) -> str:
         if not isinstance(there, dict) or name not in there:
             return f"no {name} is known"
         if there[name] != value:
+            if name in DIGESTS:
+                return f"other {name}"
             return f"{name}={there[name]!r:.60}, not {value!r:.60}"
     return "of another version"
 

@@ -16,7 +16,7 @@ from vidjax.diffusion.flow import initial_noise, interpolate
 from vidjax.encoding import Clip, TextKey, Texts, encode_clip, encode_texts, kept_places, make_condition, text_key
 from vidjax.long import Rollout
 from vidjax.model import Model, spread_batch
-from vidjax.parallel.distributed import to_host
+from vidjax.parallel.gathering import to_host
 from vidjax.request import Request
 from vidjax.sampler import sample_with_progress
 from vidjax.typing import Array, Float, PyTree

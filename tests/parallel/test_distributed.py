@@ -17,8 +17,7 @@ from PIL import Image
 
 from vidjax import cli
 from vidjax.errors import InputError
-from vidjax.parallel import distributed
-from vidjax.parallel.distributed import detect, start
+from vidjax.parallel.distributed import start
 from vidjax.training.metrics import MEASURED
 
 ROOT = Path(__file__).parents[2]
@@ -30,22 +29,22 @@ PATIENCE = 400
 WEIGHTS = """
 import sys
 import numpy as np
-from vidjax.parallel import distributed
+from vidjax.parallel import distributed, gathering
 place, address = sys.argv[1], sys.argv[-1]
 with distributed.together(address, 2, int(sys.argv[-3])) as process:
     import jax, vidjax
     from vidjax.parallel import make_mesh
     from vidjax.weights import folder
-    folder.STREAMED_BYTES, distributed.GATHERED_BYTES = 0, 1
+    folder.STREAMED_BYTES, gathering.GATHERED_BYTES = 0, 1
     mesh = make_mesh(fsdp=2, data=2)
     model, whole = vidjax.load(place, mesh=mesh), vidjax.load(place)
-    gathered = distributed.to_first(model.params)
+    gathered = gathering.to_first(model.params)
     if process == 0:
         jax.tree.map(np.testing.assert_array_equal, gathered, jax.device_get(whole.params))
     settings = {"num_frames": 1, "num_inference_steps": 1, "progress": False, "output_type": "latent"}
     waiting = vidjax.load(place, mesh=mesh, offload=True)
     clips = [vidjax.generate(each, ["a red heart"] * 4, **settings) for each in (model, waiting)]
-    np.testing.assert_array_equal(*map(distributed.to_host, clips))
+    np.testing.assert_array_equal(*map(gathering.to_host, clips))
 """
 
 
@@ -248,6 +247,12 @@ def test_wrong_places_are_refused(given, message):
         start(*given, timeout=0.1)
 
 
+def test_no_time_to_wait_is_refused():
+    """The first process would end at once, and say that the others are late."""
+    with pytest.raises(InputError, match="--start-timeout 0: must be above 0 seconds"):
+        start("10.0.0.1:80", 2, 0, timeout=0)
+
+
 def test_who_never_comes_is_not_waited_for(run):
     """One mistyped process would keep all others, and their machines, waiting."""
     with socket.create_server(("localhost", 0)) as free:
@@ -269,68 +274,3 @@ def test_flags_reach_the_start(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main()
     assert capsys.readouterr().err == "vidjax: error: --process-id 7: must lie between 0 and 1\n"
-
-
-SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
-POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
-
-
-@pytest.mark.parametrize(
-    ("environ", "cluster"),
-    [
-        ({}, None),
-        (SLURM | {"SLURM_NTASKS": "4"}, "SLURM"),
-        (SLURM | {"SLURM_NTASKS": "1"}, None),
-        (SLURM | {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, None),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, None),  # a shell on the first node
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, "Cloud TPU"),
-        ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
-        ({"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, "Cloud TPU"),
-        ({"TPU_WORKER_HOSTNAMES": "a,b", "JAX_PLATFORMS": "cpu"}, None),
-        ({"TPU_SKIP_MDS_QUERY": "1"}, None),
-        (POD, None),  # a notebook in a pod
-        (POD | {"JOB_COMPLETION_INDEX": "0"}, "Kubernetes"),
-        ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI"),
-    ],
-)
-def test_clusters_are_recognised(environ, cluster, monkeypatch):
-    """A laptop would hang in search of a coordinator, or each host of a pod train a model of its own."""
-    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: name in ("libtpu", "kubernetes"))
-    monkeypatch.setattr(distributed, "_metadata", lambda key: "")
-    assert detect(environ) == cluster
-    if cluster is None:
-        assert not start(environ=environ)
-
-
-def test_tpu_hosts_are_asked_for(monkeypatch):
-    """On a TPU machine only its metadata server knows of the others."""
-    known = {"worker-network-endpoints": "x:0:10.0.0.1,x:1:10.0.0.2", "tpu-env": "ZONE: 'a'"}
-    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: name == "libtpu")
-    monkeypatch.setattr(distributed, "_metadata", known.__getitem__)
-    assert detect({}) == "Cloud TPU"
-    known |= {"worker-network-endpoints": "x:0:10.0.0.1"}
-    assert detect({}) is None
-    known |= {"tpu-env": "MEGASCALE_NUM_SLICES: '2'\n"}
-    assert detect({}) == "Cloud TPU"
-
-
-@pytest.mark.parametrize(
-    ("environ", "devices"),
-    [
-        ({}, None),
-        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, [0, 1, 2, 3]),
-        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_STEP_TASKS_PER_NODE": "4", "SLURM_LOCALID": "2"}, [2]),
-        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_LOCALID": "1"}, [2, 3]),
-        ({"CUDA_VISIBLE_DEVICES": "3", "SLURM_STEP_TASKS_PER_NODE": "4", "SLURM_LOCALID": "3"}, [0]),
-        (
-            {
-                "CUDA_VISIBLE_DEVICES": "2,3", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_LOCALID": "1",
-                "SLURM_GPUS_PER_TASK": "h100:2",
-            },
-            [0, 1],
-        ),
-    ],
-)  # fmt: skip
-def test_a_task_of_slurm_takes_its_gpus(environ, devices):
-    """JAX alone would give one task a node a single GPU of eight."""
-    assert distributed._slurm_devices({"SLURM_LOCALID": "0"} | environ) == devices

@@ -73,7 +73,7 @@ class Generate:
     refine: float | None = None
     """How much of a larger clip is made anew: a share of the steps; 0: enlarged only."""
     num_frames: int | None = None
-    """1 + 4 n."""
+    """1 + 4 n; with --extend those that are added."""
     duration: float | None = None
     """Seconds, in place of --num-frames: minutes too, of the bundled model, TI2V and image-to-video models."""
     fps: float | None = None

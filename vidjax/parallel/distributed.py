@@ -5,37 +5,27 @@ of it: a process that fails or disappears ends the others too, with one line tha
 """
 
 import contextlib
-import importlib.util
-import json
 import os
-import re
 import socket
 import subprocess
 import sys
 import threading
 import time
 import traceback
-import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import jax
-import numpy as np
 
 from vidjax.errors import InputError
 from vidjax.parallel import watch
-from vidjax.typing import Array, PyTree
+from vidjax.parallel.cluster import detect, slurm_devices
 
 RUNTIME_SECONDS = 45
 """A process of which JAX hears nothing for so long is gone; it aborts the others, but ours has mostly ended them."""
 
 START_SECONDS = 300
 """How long processes wait for each other at the start."""
-
-GATHERED_BYTES = 256 * 2**20
-"""Larger arrays come to the host in pieces: each device holds a whole piece for a moment."""
-
-_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
 
 @contextlib.contextmanager
@@ -103,7 +93,7 @@ def start(
         cluster = detect(environ)
         if cluster is None:
             return False
-        settings = {"local_device_ids": _slurm_devices(environ) if cluster == "SLURM" else None}
+        settings = {"local_device_ids": slurm_devices(environ) if cluster == "SLURM" else None}
         what = f"{cluster} was recognised"
     else:
         if missing:
@@ -111,6 +101,8 @@ def start(
                 f"{', '.join(n for n in given if n not in missing)} given without {' and '.join(missing)}; several "
                 "processes need --coordinator HOST:PORT, --num-processes N and, each its own, --process-id I"
             )
+        if timeout <= 0:
+            raise InputError(f"--start-timeout {timeout:g}: must be above 0 seconds")
         host, port = _address(coordinator)
         if num_processes < 1:
             raise InputError(f"--num-processes {num_processes}: must be at least 1")
@@ -144,72 +136,6 @@ def start(
     finally:
         timer.cancel()
     return True
-
-
-def detect(environ: Mapping[str, str]) -> str | None:
-    """The cluster on which this is one of several processes, of the kinds that JAX can ask; None: it is alone.
-
-    A single task, a notebook or an interactive shell on a cluster is alone. Cheap: at most one question to a Cloud
-    TPU's metadata server, only where there are TPU chips.
-    """
-
-    def number(name: str) -> int:
-        return int(environ.get(name) or 1)
-
-    if "OMPI_MCA_orte_hnp_uri" in environ and number("OMPI_COMM_WORLD_SIZE") > 1:
-        return "Open MPI"
-    slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-    if all(name in environ for name in slurm):
-        tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
-        return "SLURM" if number(tasks) > 1 else None
-    if importlib.util.find_spec("libtpu") and "tpu" in (environ.get("JAX_PLATFORMS") or "tpu"):
-        workers = environ.get("TPU_PROCESS_ADDRESSES", environ.get("TPU_WORKER_HOSTNAMES"))
-        if workers is not None:
-            return "Cloud TPU" if "," in workers or number("MEGASCALE_NUM_SLICES") > 1 else None
-        # Set by JAX's import where there is no chip, by notebooks, and by whoever wants no question asked.
-        if "TPU_SKIP_MDS_QUERY" not in environ:
-            slices = re.search(r"MEGASCALE_NUM_SLICES: *'(\d+)'", _metadata("tpu-env"))
-            if (slices is not None and int(slices[1]) > 1) or "," in _metadata("worker-network-endpoints"):
-                return "Cloud TPU"
-    if "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ:
-        return "Kubernetes" if importlib.util.find_spec("kubernetes") else None
-    return None
-
-
-def agree(value: Any) -> Any:
-    """What process 0 has for a value of JSON, on all of them; also a meeting point."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    text = np.resize(text, size) if len(text) else np.zeros(size, np.uint8)
-    return json.loads(multihost_utils.broadcast_one_to_all(text).tobytes())
-
-
-def to_host(x: Array) -> np.ndarray:
-    """The whole of an array, wherever its pieces lie; with several processes all must ask."""
-    if x.is_fully_addressable or x.is_fully_replicated:
-        return np.asarray(x)
-    from jax.experimental import multihost_utils
-
-    rows = max(1, GATHERED_BYTES // max(1, x.nbytes // x.shape[0]))
-    pieces = [x] if rows >= x.shape[0] else [x[i : i + rows] for i in range(0, x.shape[0], rows)]
-    gathered = [multihost_utils.process_allgather(piece, tiled=True) for piece in pieces]
-    return gathered[0] if len(gathered) == 1 else np.concatenate(gathered)
-
-
-def to_first(tree: PyTree) -> PyTree:
-    """A tree of arrays that process 0 can read without the others, who get None for each; all must ask."""
-    if jax.process_count() == 1:
-        return tree
-
-    def move(x: Array) -> np.ndarray | None:
-        value = to_host(x)
-        return value if jax.process_index() == 0 else None
-
-    return jax.tree.map(move, tree)
 
 
 class _Watch(NamedTuple):
@@ -298,25 +224,3 @@ def _reach(host: str, port: int, timeout: float) -> None:
                     f"({error.strerror or error}); give the address of process 0, as it was given to that one"
                 ) from None
         time.sleep(0.5)
-
-
-def _metadata(key: str) -> str:
-    request = urllib.request.Request(_METADATA + key, headers={"Metadata-Flavor": "Google"})
-    try:
-        with urllib.request.urlopen(request, timeout=3) as answer:
-            return answer.read().decode()
-    except (OSError, ValueError):
-        return ""
-
-
-def _slurm_devices(environ: Mapping[str, str]) -> list[int] | None:
-    """This task's share of the GPUs that it sees; None: JAX's own choice, the one of the task's number on its node."""
-    visible = [gpu for gpu in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-    tasks = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
-    if not visible or tasks is None:
-        return None
-    own = environ.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2] == str(len(visible))
-    share = 0 if own else len(visible) // int(tasks[0])
-    # SLURM has already given each task its own, or sees to it that there are fewer than tasks.
-    first = int(environ["SLURM_LOCALID"]) * share
-    return list(range(first, first + share)) if share else list(range(len(visible)))

@@ -18,7 +18,7 @@ def train(config: "TrainConfig", workdir: Any, smoke: bool = False) -> "TrainSta
     import jax
 
     from vidjax.config import shrink
-    from vidjax.parallel.distributed import to_first
+    from vidjax.parallel.gathering import to_first
     from vidjax.training.boards import import_wandb
     from vidjax.training.loop import fit
 
