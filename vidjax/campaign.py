@@ -192,6 +192,7 @@ def _complete(model: Model, asked: Mapping[str, Any]) -> tuple[tuple, dict[str, 
         "guidance": request.guidance.rule,
         "guidance_interval": [request.guidance.low, request.guidance.high],
         "decode_tile": max(request.tiling.tile),
+        "causal": request.causal,
     }
     return request.program, settings
 

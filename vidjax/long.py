@@ -4,8 +4,8 @@ A model that takes given frames goes on from clean latents, as in Diffusion Forc
 through pixels. An image-to-video model goes on from the last frame that was decoded.
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from vidjax.errors import InputError
 from vidjax.model import ModelConfig
@@ -73,14 +73,39 @@ def window_overlap(config: ModelConfig) -> int:
     return min(GIVEN, size - 1) if continues(config) == "latents" else 1
 
 
-def make_rollout(config: ModelConfig, num_frames: int) -> Rollout:
+def seen_frames(config: ModelConfig) -> int:
+    """Latent frames that one which is made causally sees of those before it: with it they are a window."""
+    return (window_frames(config) - 1) // config.vae.temporal_factor
+
+
+def check_causal(config: ModelConfig, name: str, others: Mapping[str, Any]) -> None:
+    """See that the model of this name makes clips frame by frame, and that nothing else is asked of it.
+
+    Raises:
+      InputError: it does not, or one of ``others`` is not None.
+    """
+    if not config.sampling.causal:
+        raise InputError(f"causal: {name} is not trained to make clips frame by frame; training with causal_share does")
+    for other, value in others.items():
+        if value is not None:
+            raise InputError(
+                f"{other} with causal: frames are made one after another, from words and perhaps an image; give one of "
+                "them"
+            )
+
+
+def make_rollout(config: ModelConfig, num_frames: int, causal: bool = False) -> Rollout:
     """How a clip is made; one that fits a window is one window of its own size.
+
+    ``causal``: in windows of one latent frame, which share none: what they go on from is kept elsewhere.
 
     Raises:
       InputError: the clip is longer than a window, and the model cannot go on.
     """
     ratio, most = config.vae.temporal_factor, window_frames(config)
     length, size = (1 + (frames - 1) // ratio for frames in (num_frames, most))
+    if causal:
+        return Rollout(length, 1, 0, ratio)
     if length <= size:
         return Rollout(length, length, 0, ratio)
     if continues(config) is None:

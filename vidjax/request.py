@@ -15,7 +15,7 @@ from vidjax.diffusion.guidance import GUIDANCE, Guidance, make_guidance
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.errors import InputError
 from vidjax.given import Given, check_given, extension, fit_pictures, read_clip, read_mask, read_pictures
-from vidjax.long import MAX_FRAMES, Rollout, continues, make_rollout, texts_by_window
+from vidjax.long import MAX_FRAMES, Rollout, check_causal, continues, make_rollout, texts_by_window
 from vidjax.model import Model, ModelConfig
 from vidjax.resolution import Size, clip_sizes
 from vidjax.tiles import Tiling, make_tiling
@@ -41,7 +41,7 @@ class Request:
 
     ``texts`` has the prompts of each window of the ``rollout``, one a clip. ``num_frames`` are those of the result.
     ``guidance_scales`` has one for each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
-    ``tiling`` is how frames are decoded, in pixels.
+    ``tiling`` is how frames are decoded, in pixels. A ``causal`` clip's windows are its latent frames.
 
     A clip that is larger than the model's own is made of another one, its ``base``: enlarged, partly noised, and
     walked on in ``tiles``, in latents, of the size of that.
@@ -64,6 +64,7 @@ class Request:
     tiling: Tiling
     tiles: Tiling | None = None
     base: "Request | None" = None
+    causal: bool = False
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -92,7 +93,7 @@ class Request:
         size = self.height, self.width, self.num_frames, *self.given.kind
         times = tuple(self.schedule.sigmas.tolist()), tuple(self.schedule.times.tolist())
         base = None if self.base is None else self.base.program
-        return *size, *times, self.guidance_scales, self.guidance, self.solver, self.tiling, base
+        return *size, *times, self.guidance_scales, self.guidance, self.solver, self.tiling, base, self.causal
 
 
 def make_request(
@@ -128,6 +129,7 @@ def make_request(
     latents: Any = None,
     output_type: str = "video",
     decode_tile: int | None = None,
+    causal: bool = False,
 ) -> Request:
     """See ``vidjax.generate`` for the arguments.
 
@@ -154,17 +156,23 @@ def make_request(
         guidance_interval,
     )
     fps = number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
+    if causal:
+        others = {"last_image": last_image, "keyframes": keyframes, "video": video, "refine": refine}
+        check_causal(config, model.name, {**others, "latents": latents})
     check_given(model, image, last_image, keyframes, video, strength, mask, extend)
     (height, width), size = clip_sizes(config, height, width, resolution, aspect_ratio, image, keyframes)
     enlarged = size != (height, width)
+    if enlarged and causal:
+        raise InputError(f"resolution with causal: frames are made at the model's own size; nearest: {height}x{width}")
     if refine is not None:
         refine = number("refine", refine, 0, 1)
         if resolution is None:
             raise InputError(f"refine={refine} without resolution: give one above {height}x{width} too")
     if video is None:
         given = Given()
-        num_frames = clip_frames(config, num_frames, duration, fps, MAX_FRAMES if continues(config) else None)
-        rollout = make_rollout(config, num_frames)
+        most = MAX_FRAMES if causal or continues(config) else None
+        num_frames = clip_frames(config, num_frames, duration, fps, most)
+        rollout = make_rollout(config, num_frames, causal)
     elif extend is not None:
         asked = None if num_frames is duration is None else asked_frames(num_frames, duration, fps)
         rollout, added = extension(config, extend, asked)
@@ -190,6 +198,7 @@ def make_request(
         solver=solver,
         latents=None,
         tiling=decode_tiling(config, height, width, None if enlarged else decode_tile),
+        causal=causal,
     )
     if rollout.count > 1:
         _check_long(config, last_image, latents, output_type)

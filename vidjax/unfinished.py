@@ -173,6 +173,7 @@ def describe(model: Model, request: Request) -> dict[str, Any]:
         "sigmas": np.asarray(request.schedule.sigmas, float).tolist(),
         "times": np.asarray(request.schedule.times, float).tolist(),
         "rollout": list(request.rollout),
+        "causal": request.causal,
         "model": model.name,
         "dtype": model.config.dtype,
         "weights": _weights(model),

@@ -55,7 +55,7 @@ def open_windows(
 
     rollout, steps = requests[0].rollout, requests[0].walk.num_steps
     with stage("text", watch.on_stage):
-        texts = jax.block_until_ready(_all_texts(model, requests))
+        texts = jax.block_until_ready(all_texts(model, requests))
     if requests[0].given.repaints:
         with stage("encoding", watch.on_stage):
             sources = [_source(model, request) for request in requests]
@@ -96,18 +96,29 @@ def _sample_window(
     on_step: Callable[[PyTree], None],
 ) -> Float[Array, "B f h w z"]:
     windows = [request.window(i) for request in requests]
+    condition = joint_condition(model, windows, texts, past, clips)
+    seeds = tuple(seed for window in windows for seed in window.seeds)
+    start = None if clips is None else jnp.concatenate([clip.latents for clip in clips])
+    return sample_latents(model, dataclasses.replace(windows[0], seeds=seeds), i, condition, on_step, start)
+
+
+def joint_condition(
+    model: Model,
+    windows: Sequence[Request],
+    texts: Mapping[TextKey, Texts],
+    past: Array | np.ndarray | None = None,
+    clips: Sequence[Clip] | None = None,
+) -> Condition:
+    """What windows that are sampled as one batch are made from; ``past`` and ``clips`` as of ``make_condition``."""
     conditions, row = [], 0
     for n, window in enumerate(windows):
         own = None if past is None else past[row : row + window.batch]
         clip = None if clips is None else clips[n]
         conditions.append(make_condition(model, window, texts[text_key(window)], own, clip))
         row += window.batch
-    condition = conditions[0]
-    if len(conditions) > 1:
-        condition = jax.tree.map(lambda *each: spread_batch(model, jnp.concatenate(each)), *conditions)
-    seeds = tuple(seed for window in windows for seed in window.seeds)
-    start = None if clips is None else jnp.concatenate([clip.latents for clip in clips])
-    return sample_latents(model, dataclasses.replace(windows[0], seeds=seeds), i, condition, on_step, start)
+    if len(conditions) == 1:
+        return conditions[0]
+    return jax.tree.map(lambda *each: spread_batch(model, jnp.concatenate(each)), *conditions)
 
 
 def _source(model: Model, request: Request) -> Clip:
@@ -124,7 +135,7 @@ def _cut(clip: Clip, rollout: Rollout, i: int) -> Clip:
     return Clip(*(None if x is None else x[:, places] for x in clip))
 
 
-def _all_texts(model: Model, requests: Sequence[Request]) -> dict[TextKey, Texts]:
+def all_texts(model: Model, requests: Sequence[Request]) -> dict[TextKey, Texts]:
     """Those of every window, each computed once."""
     keys = {(texts, request.negative_prompts): None for request in requests for texts in request.texts}
     return {key: encode_texts(model, *key) for key in keys}
