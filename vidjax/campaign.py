@@ -193,6 +193,7 @@ def _complete(model: Model, asked: Mapping[str, Any]) -> tuple[tuple, dict[str, 
         "guidance_interval": [request.guidance.low, request.guidance.high],
         "decode_tile": max(request.tiling.tile),
         "causal": request.causal,
+        "riflex": request.riflex,
     }
     return request.program, settings
 

@@ -66,6 +66,7 @@ def generate(
     output_type: str = "video",
     decode_tile: int | None = None,
     causal: bool = False,
+    riflex: bool = False,
     progress: bool = True,
     on_stage: OnStage = lambda name, seconds: None,
 ) -> Any:
@@ -118,6 +119,8 @@ def generate(
       causal: make the clip latent frame by latent frame, each of which goes on from those before it, for models that
         are trained for it: the first is there soon, however long the clip, and each takes the same time. A prompt
         changes with the frame.
+      riflex: for models that do not go on in windows: up to twice their own number of latent frames at once, by slower
+        positions in time (RIFLEx); what moves may slow down.
       progress: show a progress bar. ``on_stage(name, seconds)`` is called after each stage, and
         again in each window.
       None means the model's own default.
@@ -158,6 +161,7 @@ def generate(
         output_type=output_type,
         decode_tile=decode_tile,
         causal=causal,
+        riflex=riflex,
     )
     watch = Watch(progress, on_stage)
     with on_mesh(model):

@@ -13,6 +13,9 @@ from vidjax.model import ModelConfig
 GIVEN = 2
 """Latent frames that a window is given of the one before: eight frames, enough to tell how things move."""
 
+STRETCH = 2
+"""So many times its own latent frames a model makes with RIFLEx: without training the paper goes no further."""
+
 MAX_FRAMES = 1 + 2**20
 
 
@@ -94,24 +97,32 @@ def check_causal(config: ModelConfig, name: str, others: Mapping[str, Any]) -> N
             )
 
 
-def make_rollout(config: ModelConfig, num_frames: int, causal: bool = False) -> Rollout:
+def make_rollout(config: ModelConfig, num_frames: int, causal: bool = False, riflex: bool = False) -> Rollout:
     """How a clip is made; one that fits a window is one window of its own size.
 
-    ``causal``: in windows of one latent frame, which share none: what they go on from is kept elsewhere.
+    ``causal``: in windows of one latent frame, which share none: what they go on from is kept elsewhere. ``riflex``: in
+    one window of up to ``STRETCH`` times the model's own latent frames.
 
     Raises:
-      InputError: the clip is longer than a window, and the model cannot go on.
+      InputError: the clip is longer than a window, and the model cannot go on; or it can, and needs no ``riflex``.
     """
     ratio, most = config.vae.temporal_factor, window_frames(config)
     length, size = (1 + (frames - 1) // ratio for frames in (num_frames, most))
     if causal:
         return Rollout(length, 1, 0, ratio)
-    if length <= size:
+    if riflex and continues(config) is not None:
+        raise InputError("riflex: this model goes on in windows, however long the clip; leave it out")
+    if length <= size * (STRETCH if riflex else 1):
         return Rollout(length, length, 0, ratio)
+    stretched = 1 + ratio * (STRETCH * size - 1)
+    if riflex:
+        raise InputError(
+            f"a clip of {num_frames} frames: with riflex this model makes up to {stretched}; nearest: {stretched}"
+        )
     if continues(config) is None:
         raise InputError(
             f"a clip of {num_frames} frames: this model makes up to {most}; the bundled model, Wan's TI2V-5B and its "
-            f"image-to-video models can go on from there; nearest: {most}"
+            f"image-to-video models can go on from there; with riflex this one makes {stretched}; nearest: {most}"
         )
     return Rollout(length, size, window_overlap(config), ratio)
 

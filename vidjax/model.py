@@ -33,7 +33,8 @@ class ModelConfig:
 
     ``expand_timesteps`` marks weights trained with one time per frame. With a ``boundary_ratio`` there are two
     denoisers of one form: ``transformer`` for the diffusion times from there on, ``transformer_2`` for those below.
-    ``dtype`` is what denoisers and encoders compute in; the autoencoder always runs in float32.
+    ``dtype`` is what denoisers and encoders compute in; the autoencoder always runs in float32. With ``riflex`` clips
+    that are longer than the model's own have the positions in time of RIFLEx.
     """
 
     transformer: DenoiserConfig
@@ -45,6 +46,7 @@ class ModelConfig:
     image_encoder: CLIPConfig | None = None
     boundary_ratio: float | None = None
     dtype: str = "float32"
+    riflex: bool = False
 
     @property
     def parts(self) -> dict[str, Any]:

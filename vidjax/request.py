@@ -41,7 +41,8 @@ class Request:
 
     ``texts`` has the prompts of each window of the ``rollout``, one a clip. ``num_frames`` are those of the result.
     ``guidance_scales`` has one for each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
-    ``tiling`` is how frames are decoded, in pixels. A ``causal`` clip's windows are its latent frames.
+    ``tiling`` is how frames are decoded, in pixels. A ``causal`` clip's windows are its latent frames; one
+    with ``riflex`` is made in one window, however long.
 
     A clip that is larger than the model's own is made of another one, its ``base``: enlarged, partly noised, and
     walked on in ``tiles``, in latents, of the size of that.
@@ -65,6 +66,7 @@ class Request:
     tiles: Tiling | None = None
     base: "Request | None" = None
     causal: bool = False
+    riflex: bool = False
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -93,7 +95,8 @@ class Request:
         size = self.height, self.width, self.num_frames, *self.given.kind
         times = tuple(self.schedule.sigmas.tolist()), tuple(self.schedule.times.tolist())
         base = None if self.base is None else self.base.program
-        return *size, *times, self.guidance_scales, self.guidance, self.solver, self.tiling, base, self.causal
+        how = self.guidance_scales, self.guidance, self.solver, self.tiling, self.causal, self.riflex
+        return *size, *times, *how, base
 
 
 def make_request(
@@ -130,6 +133,7 @@ def make_request(
     output_type: str = "video",
     decode_tile: int | None = None,
     causal: bool = False,
+    riflex: bool = False,
 ) -> Request:
     """See ``vidjax.generate`` for the arguments.
 
@@ -158,7 +162,7 @@ def make_request(
     fps = number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
     if causal:
         others = {"last_image": last_image, "keyframes": keyframes, "video": video, "refine": refine}
-        check_causal(config, model.name, {**others, "latents": latents})
+        check_causal(config, model.name, {**others, "latents": latents, "riflex": riflex or None})
     check_given(model, image, last_image, keyframes, video, strength, mask, extend)
     (height, width), size = clip_sizes(config, height, width, resolution, aspect_ratio, image, keyframes)
     enlarged = size != (height, width)
@@ -172,7 +176,7 @@ def make_request(
         given = Given()
         most = MAX_FRAMES if causal or continues(config) else None
         num_frames = clip_frames(config, num_frames, duration, fps, most)
-        rollout = make_rollout(config, num_frames, causal)
+        rollout = make_rollout(config, num_frames, causal, riflex)
     elif extend is not None:
         asked = None if num_frames is duration is None else asked_frames(num_frames, duration, fps)
         rollout, added = extension(config, extend, asked)
@@ -180,7 +184,7 @@ def make_request(
         given, num_frames = Given(clip=clip, extend=extend), len(clip) + added
     else:
         given, num_frames = _painted_over(config, video, strength, mask, num_frames, duration, fps, height, width)
-        rollout = make_rollout(config, num_frames)
+        rollout = make_rollout(config, num_frames, riflex=riflex)
     texts = [texts_by_window(script, rollout, fps) for script in scripts]
     request = Request(
         texts=tuple(zip(*texts, strict=True)),
@@ -199,6 +203,7 @@ def make_request(
         latents=None,
         tiling=decode_tiling(config, height, width, None if enlarged else decode_tile),
         causal=causal,
+        riflex=riflex,
     )
     if rollout.count > 1:
         _check_long(config, last_image, latents, output_type)

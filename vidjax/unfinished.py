@@ -174,6 +174,7 @@ def describe(model: Model, request: Request) -> dict[str, Any]:
         "times": np.asarray(request.schedule.times, float).tolist(),
         "rollout": list(request.rollout),
         "causal": request.causal,
+        "riflex": request.riflex,
         "model": model.name,
         "dtype": model.config.dtype,
         "weights": _weights(model),

@@ -153,6 +153,8 @@ def sample_latents(
 
     It is noise that is walked from, or ``start`` with as much noise as the first step is for.
     """
+    if request.riflex:
+        model = dataclasses.replace(model, config=dataclasses.replace(model.config, riflex=True))
     shape = condition.given.shape[1:]
     if request.latents is None:
         noise = jnp.stack([window_noise(seed, window, shape, request.base is not None) for seed in request.seeds])

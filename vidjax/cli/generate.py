@@ -101,6 +101,8 @@ class Generate:
     causal: bool = False
     """Make the clip latent frame by latent frame, for models that are trained for it: the first frames are there soon,
     and each takes the same time."""
+    riflex: bool = False
+    """Up to twice the model's own number of frames at once, of models that do not go on in windows."""
     dtype: str = "float32"
     """float32 or bfloat16."""
     progress: bool = True

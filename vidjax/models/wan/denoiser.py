@@ -328,9 +328,9 @@ class Denoiser(nn.Module):
         image = None if image is None else self.condition_embedder.image(image.astype(self.dtype))
         return self.blocks.keys_values(None, text, image)[1]
 
-    def __call__(self, x, t, context, frames=None, causal=None):
+    def __call__(self, x, t, context, frames=None, causal=None, trained=None):
         f, h, w = (n // p for n, p in zip(x.shape[1:4], self.config.patch_size, strict=True))
-        angles = self.angles(np.arange(f) if frames is None else np.asarray(frames), h, w)
+        angles = self.angles(np.arange(f) if frames is None else np.asarray(frames), h, w, trained)
         return self.run(x, t, context, angles, causal=causal)[0]
 
     def follow(self, x, t, context, past):
@@ -340,8 +340,8 @@ class Denoiser(nn.Module):
         angles = Angles(*((times[past.places], places) for times, places in angles))
         return self.run(x, t, context, angles, past=past)
 
-    def angles(self, frames, h, w):
-        tables = rotary_tables_3d(frames, h, w, self.config.attention_head_dim)
+    def angles(self, frames, h, w, trained=None):
+        tables = rotary_tables_3d(frames, h, w, self.config.attention_head_dim, trained)
         return Angles(*(tuple(jnp.asarray(g(a), jnp.float32) for a in tables) for g in (np.cos, np.sin)))
 
     def run(self, x, t, context, angles, causal=None, past=None):
@@ -431,16 +431,18 @@ def velocity(
     dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
     causal: bool | Bool[Array, ""] = False,
+    trained: int | None = None,
 ) -> Float[Array, "B f h w c2"]:
     """Velocity ``noise - x_0`` of latents ``x`` whose frame ``i`` is at diffusion time ``t[:, i]`` in [0, 1].
 
     ``frames`` overrides the positions in time of the latent frames. The result is float32.
 
     Where it is ``causal``, a frame attends to itself and to those before it. That may be known only when it runs: one
-    program does both then, with one copy of all but the attention.
+    program does both then, with one copy of all but the attention. With ``trained``, the number of latent frames of the
+    clips in training, positions of longer ones are RIFLEx's.
     """
     causal = None if causal is False else jnp.asarray(causal)
-    return Denoiser(config, dtype, remat).apply({"params": params}, x, t, context, frames, causal)
+    return Denoiser(config, dtype, remat).apply({"params": params}, x, t, context, frames, causal, trained)
 
 
 def follow(
