@@ -248,7 +248,7 @@ def test_riflex_makes_a_longer_clip_at_once(from_words):
 
 def test_riflex_is_refused_where_it_has_no_place(tiny, from_words):
     """Beyond twice the trained length clips break, and windows need none."""
-    with pytest.raises(InputError, match="with riflex up to 21 are made"):
+    with pytest.raises(InputError, match="too long with riflex too; nearest: 21"):
         make_request(from_words, PROMPT, num_frames=25, riflex=True)
     with pytest.raises(InputError, match="riflex: this model goes on in windows"):
         make_request(tiny, PROMPT, num_frames=21, riflex=True)

@@ -116,9 +116,7 @@ def make_rollout(config: ModelConfig, num_frames: int, causal: bool = False, rif
         return Rollout(length, length, 0, ratio)
     stretched = 1 + ratio * (STRETCH * size - 1)
     if riflex:
-        raise InputError(
-            f"a clip of {num_frames} frames: with riflex this model makes up to {stretched}; nearest: {stretched}"
-        )
+        raise InputError(f"a clip of {num_frames} frames: too long with riflex too; nearest: {stretched}")
     if continues(config) is None:
         raise InputError(
             f"a clip of {num_frames} frames: this model makes up to {most}; the bundled model, Wan's TI2V-5B and its "
