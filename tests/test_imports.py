@@ -21,7 +21,7 @@ ORDER = (
     {"request"},
     {"sampler", "encoding", "unfinished"},
     {"windows"},
-    {"enlarging"},
+    {"enlarging", "causal"},
     {"generation", "training"},
     {"evaluate", "plan", "benchmark"},
     {"campaign", "clip_file", "forecast"},

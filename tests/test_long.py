@@ -225,3 +225,30 @@ def test_models_that_cannot_go_on_say_which_can(tiny, denoiser, encoder):
     pictures = {"image": PICTURE, "last_image": PICTURE} if encoder else {}
     with pytest.raises(InputError, match=r"a clip of 13 frames: .* makes up to 9; .* TI2V-5B .* nearest: 9"):
         make_request(dataclasses.replace(tiny, config=config), PROMPT, num_frames=13, **pictures)
+
+
+@pytest.fixture(scope="module")
+def from_words(tiny):
+    """A text-to-video model: one time per clip, nothing to go on from."""
+    return dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, expand_timesteps=False))
+
+
+def test_riflex_makes_a_longer_clip_at_once(from_words):
+    """Other positions in time, and none where the clip is no longer than the model's own."""
+    asked = {"output_type": "latent", "progress": False}
+    own = np.asarray(vidjax.generate(from_words, PROMPT, **asked))
+    np.testing.assert_array_equal(vidjax.generate(from_words, PROMPT, riflex=True, **asked), own)
+    assert make_request(from_words, PROMPT, num_frames=21, riflex=True).rollout == Rollout(6, 6, 0, 4)
+    long = np.asarray(vidjax.generate(from_words, PROMPT, num_frames=21, riflex=True, **asked))
+    plain = dataclasses.replace(from_words.config.sampling, num_frames=21)
+    plain = dataclasses.replace(from_words, config=dataclasses.replace(from_words.config, sampling=plain))
+    assert long.shape == (1, 6, 1, 2, 4)
+    assert np.abs(long - np.asarray(vidjax.generate(plain, PROMPT, **asked))).max() > 1e-3
+
+
+def test_riflex_is_refused_where_it_has_no_place(tiny, from_words):
+    """Beyond twice the trained length clips break, and windows need none."""
+    with pytest.raises(InputError, match="too long with riflex too; nearest: 21"):
+        make_request(from_words, PROMPT, num_frames=25, riflex=True)
+    with pytest.raises(InputError, match="riflex: this model goes on in windows"):
+        make_request(tiny, PROMPT, num_frames=21, riflex=True)

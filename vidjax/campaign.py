@@ -201,6 +201,8 @@ def _complete(model: Model, asked: Mapping[str, Any]) -> tuple[tuple, dict[str, 
         "guidance": request.guidance.rule,
         "guidance_interval": [request.guidance.low, request.guidance.high],
         "decode_tile": max(request.tiling.tile),
+        "causal": request.causal,
+        "riflex": request.riflex,
     }
     return request.program, settings
 

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.stages import Lowered
 
+from vidjax.causal import empty_cache, walk_block
 from vidjax.decoding import decode_chunk
 from vidjax.diffusion import sampling
 from vidjax.diffusion.solvers import SOLVERS
@@ -27,9 +29,12 @@ def outline(request: Request, num_frames: int | None = None) -> str:
     rollout, steps = request.rollout, (request.base or request).walk.num_steps
     num_frames = request.num_frames if num_frames is None else num_frames
     count = len(rollout.windows)
-    windows = "1 window" if count == 1 else f"{count} windows"
+    if request.causal:
+        pieces = f"{count} latent frame{'s' * (count > 1)} made one after another"
+    else:
+        pieces = f"{count} window{'s' * (count > 1)} of {rollout.frames(rollout.size)} frames"
     size = f"{request.width}x{request.height}, {num_frames / request.fps:.1f} s"
-    plan = f"{windows} of {rollout.frames(rollout.size)} frames, {steps} steps each: {num_frames} of {size}"
+    plan = f"{pieces}, {steps} steps each: {num_frames} of {size}"
     (height, width), tiles = request.tiling.tile, len(request.tiling.corners)
     if request.base is not None:
         plan = f"{plan}, {_enlarging(request)}"
@@ -92,6 +97,10 @@ def _step(model: Model, request: Request, condition: Any, x: Array, leg: Any) ->
     contexts = text_contexts(model.config, params, condition, *needed(leg.scale, request.guidance))
     row = sampling.steps(solver.plan(request.walk), leg.first, leg.first + 1)
     step = functools.partial(run_steps.lower, model.config, request.solver, request.guidance)
+    if request.causal:
+        cache = _laid_out(empty_cache.lower(model.config, contexts, x))
+        settings = model.config, request.solver, request.guidance, params, contexts, cache, jnp.float32(leg.scale)
+        return _need(walk_block.lower(*settings, x, solver.plan(request.walk)).compile())
     asked = params, contexts, condition, jnp.float32(leg.scale), solver.init(x), row
     return _need(step(*asked, tiling=request.tiles).compile())
 
@@ -99,12 +108,15 @@ def _step(model: Model, request: Request, condition: Any, x: Array, leg: Any) ->
 def _decoder(model: Model, latents: Array) -> int:
     """Of a latent frame, or a tile of it, behind the first: four frames come of it."""
     asked = model.config, model.params["vae"]
-    first = decode_chunk.lower(*asked, None, latents).compile()
-    shapes = jax.eval_shape(functools.partial(decode_chunk, model.config), model.params["vae"], None, latents)[1]
-    cache = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, first.output_shardings[1]
-    )
-    return max(_need(first), _need(decode_chunk.lower(*asked, cache, latents).compile()))
+    first = decode_chunk.lower(*asked, None, latents)
+    _, cache = _laid_out(first)
+    return max(_need(first.compile()), _need(decode_chunk.lower(*asked, cache, latents).compile()))
+
+
+def _laid_out(lowered: Lowered) -> Any:
+    """What a program gives, as shapes laid out as the compiler lays them out."""
+    layout = lowered.compile().output_shardings
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), lowered.out_info, layout)
 
 
 def _need(compiled: Any) -> int:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidjax import unfinished
+from vidjax.causal import open_blocks
 from vidjax.conditioning.camera import Camera
 from vidjax.decoding import decode, decode_all
 from vidjax.encoding import encode_end
@@ -64,6 +65,8 @@ def generate(
     latents: Any = None,
     output_type: str = "video",
     decode_tile: int | None = None,
+    causal: bool = False,
+    riflex: bool = False,
     progress: bool = True,
     on_stage: OnStage = lambda name, seconds: None,
 ) -> Any:
@@ -113,6 +116,11 @@ def generate(
       output_type: ``video``, or ``latent`` for the normalized latents [B, f, h, w, z] before decoding.
       decode_tile: the side in pixels of the tiles in which frames are decoded, where memory is short; None: whole, or
         tiles of 512 where a frame has more than 1024 x 1024 pixels. What is sampled does not depend on it.
+      causal: make the clip latent frame by latent frame, each of which goes on from those before it, for models that
+        are trained for it: the first is there soon, however long the clip, and each takes the same time. A prompt
+        changes with the frame.
+      riflex: for models that do not go on in windows: up to twice their own number of latent frames at once, by slower
+        positions in time (RIFLEx); what moves may slow down.
       progress: show a progress bar. ``on_stage(name, seconds)`` is called after each stage, and
         again in each window.
       None means the model's own default.
@@ -152,6 +160,8 @@ def generate(
         latents=latents,
         output_type=output_type,
         decode_tile=decode_tile,
+        causal=causal,
+        riflex=riflex,
     )
     watch = Watch(progress, on_stage)
     with on_mesh(model):
@@ -272,7 +282,9 @@ def end_frames(config: ModelConfig) -> int:
 def _open(
     model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None = None
 ) -> contextlib.AbstractContextManager[MakeWindow]:
-    return (open_windows if requests[0].base is None else open_enlarged)(model, requests, watch, kept)
+    request = requests[0]
+    make = open_blocks if request.causal else open_windows if request.base is None else open_enlarged
+    return make(model, requests, watch, kept)
 
 
 def _ends(model: Model, requests: Sequence[Request]) -> tuple[Float[Array, "B k h w z"], PyTree]:

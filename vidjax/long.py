@@ -4,14 +4,17 @@ A model that takes given frames goes on from clean latents, as in Diffusion Forc
 through pixels. An image-to-video model goes on from the last frame that was decoded.
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from vidjax.errors import InputError
 from vidjax.model import ModelConfig
 
 GIVEN = 2
 """Latent frames that a window is given of the one before: eight frames, enough to tell how things move."""
+
+STRETCH = 2
+"""So many times its own latent frames a model makes with RIFLEx: without training the paper goes no further."""
 
 MAX_FRAMES = 1 + 2**20
 
@@ -73,20 +76,51 @@ def window_overlap(config: ModelConfig) -> int:
     return min(GIVEN, size - 1) if continues(config) == "latents" else 1
 
 
-def make_rollout(config: ModelConfig, num_frames: int) -> Rollout:
-    """How a clip is made; one that fits a window is one window of its own size.
+def seen_frames(config: ModelConfig) -> int:
+    """Latent frames that one which is made causally sees of those before it: with it they are a window."""
+    return (window_frames(config) - 1) // config.vae.temporal_factor
+
+
+def check_causal(config: ModelConfig, name: str, others: Mapping[str, Any]) -> None:
+    """See that the model of this name makes clips frame by frame, and that nothing else is asked of it.
 
     Raises:
-      InputError: the clip is longer than a window, and the model cannot go on.
+      InputError: it does not, or one of ``others`` is not None.
+    """
+    if not config.sampling.causal:
+        raise InputError(f"causal: {name} is not trained to make clips frame by frame; training with causal_share does")
+    for other, value in others.items():
+        if value is not None:
+            raise InputError(
+                f"{other} with causal: frames are made one after another, from words and perhaps an image; give one of "
+                "them"
+            )
+
+
+def make_rollout(config: ModelConfig, num_frames: int, causal: bool = False, riflex: bool = False) -> Rollout:
+    """How a clip is made; one that fits a window is one window of its own size.
+
+    ``causal``: in windows of one latent frame, which share none: what they go on from is kept elsewhere. ``riflex``: in
+    one window of up to ``STRETCH`` times the model's own latent frames.
+
+    Raises:
+      InputError: the clip is longer than a window, and the model cannot go on; or it can, and needs no ``riflex``.
     """
     ratio, most = config.vae.temporal_factor, window_frames(config)
     length, size = (1 + (frames - 1) // ratio for frames in (num_frames, most))
-    if length <= size:
+    if causal:
+        return Rollout(length, 1, 0, ratio)
+    if riflex and continues(config) is not None:
+        raise InputError("riflex: this model goes on in windows, however long the clip; leave it out")
+    if length <= size * (STRETCH if riflex else 1):
         return Rollout(length, length, 0, ratio)
+    stretched = 1 + ratio * (STRETCH * size - 1)
+    if riflex:
+        raise InputError(f"a clip of {num_frames} frames: too long with riflex too; nearest: {stretched}")
     if continues(config) is None:
         raise InputError(
             f"a clip of {num_frames} frames: this model makes up to {most}; the bundled model, Wan's TI2V-5B and its "
-            f"image-to-video models can go on from there; nearest: {most}"
+            f"image-to-video models can go on from there; with riflex this one makes {stretched}; nearest: {most}"
         )
     return Rollout(length, size, window_overlap(config), ratio)
 

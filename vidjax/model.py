@@ -34,7 +34,8 @@ class ModelConfig:
 
     ``expand_timesteps`` marks weights trained with one time per frame. With a ``boundary_ratio`` there are two
     denoisers of one form: ``transformer`` for the diffusion times from there on, ``transformer_2`` for those below.
-    ``dtype`` is what denoisers and encoders compute in; autoencoder and upsampler always run in float32.
+    ``dtype`` is what denoisers and encoders compute in; autoencoder and upsampler always run in float32. With
+    ``riflex`` clips that are longer than the model's own have the positions in time of RIFLEx.
     """
 
     transformer: DenoiserConfig
@@ -47,6 +48,7 @@ class ModelConfig:
     boundary_ratio: float | None = None
     upsampler: UpsamplerConfig | None = None
     dtype: str = "float32"
+    riflex: bool = False
 
     @property
     def parts(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from vidjax.diffusion.guidance import GUIDANCE, Guidance, make_guidance
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.errors import InputError
 from vidjax.given import Given, check_given, extension, fit_pictures, read_clip, read_mask, read_pictures
-from vidjax.long import MAX_FRAMES, Rollout, continues, make_rollout, texts_by_window
+from vidjax.long import MAX_FRAMES, Rollout, check_causal, continues, make_rollout, texts_by_window
 from vidjax.model import Model, ModelConfig
 from vidjax.resolution import Size, clip_sizes
 from vidjax.tiles import Tiling, make_tiling
@@ -41,7 +41,8 @@ class Request:
 
     ``texts`` has the prompts of each window of the ``rollout``, one a clip. ``num_frames`` are those of the result.
     ``guidance_scales`` has one for each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
-    ``tiling`` is how frames are decoded, in pixels.
+    ``tiling`` is how frames are decoded, in pixels. A ``causal`` clip's windows are its latent frames; one
+    with ``riflex`` is made in one window, however long.
 
     A clip that is larger than the model's own is made of another one, its ``base``: enlarged, partly noised, and
     walked on in ``tiles``, in latents, of the size of that.
@@ -64,6 +65,8 @@ class Request:
     tiling: Tiling
     tiles: Tiling | None = None
     base: "Request | None" = None
+    causal: bool = False
+    riflex: bool = False
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -92,7 +95,8 @@ class Request:
         size = self.height, self.width, self.num_frames, *self.given.kind
         times = tuple(self.schedule.sigmas.tolist()), tuple(self.schedule.times.tolist())
         base = None if self.base is None else self.base.program
-        return *size, *times, self.guidance_scales, self.guidance, self.solver, self.tiling, base
+        how = self.guidance_scales, self.guidance, self.solver, self.tiling, self.causal, self.riflex
+        return *size, *times, *how, base
 
 
 def make_request(
@@ -128,6 +132,8 @@ def make_request(
     latents: Any = None,
     output_type: str = "video",
     decode_tile: int | None = None,
+    causal: bool = False,
+    riflex: bool = False,
 ) -> Request:
     """See ``vidjax.generate`` for the arguments.
 
@@ -154,17 +160,23 @@ def make_request(
         guidance_interval,
     )
     fps = number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
+    if causal:
+        others = {"last_image": last_image, "keyframes": keyframes, "video": video, "refine": refine}
+        check_causal(config, model.name, {**others, "latents": latents, "riflex": riflex or None})
     check_given(model, image, last_image, keyframes, video, strength, mask, extend)
     (height, width), size = clip_sizes(config, height, width, resolution, aspect_ratio, image, keyframes)
     enlarged = size != (height, width)
+    if enlarged and causal:
+        raise InputError(f"resolution with causal: frames are made at the model's own size; nearest: {height}x{width}")
     if refine is not None:
         refine = number("refine", refine, 0, 1)
         if resolution is None:
             raise InputError(f"refine={refine} without resolution: give one above {height}x{width} too")
     if video is None:
         given = Given()
-        num_frames = clip_frames(config, num_frames, duration, fps, MAX_FRAMES if continues(config) else None)
-        rollout = make_rollout(config, num_frames)
+        most = MAX_FRAMES if causal or continues(config) else None
+        num_frames = clip_frames(config, num_frames, duration, fps, most)
+        rollout = make_rollout(config, num_frames, causal, riflex)
     elif extend is not None:
         asked = None if num_frames is duration is None else asked_frames(num_frames, duration, fps)
         rollout, added = extension(config, extend, asked)
@@ -172,7 +184,7 @@ def make_request(
         given, num_frames = Given(clip=clip, extend=extend), len(clip) + added
     else:
         given, num_frames = _painted_over(config, video, strength, mask, num_frames, duration, fps, height, width)
-        rollout = make_rollout(config, num_frames)
+        rollout = make_rollout(config, num_frames, riflex=riflex)
     texts = [texts_by_window(script, rollout, fps) for script in scripts]
     request = Request(
         texts=tuple(zip(*texts, strict=True)),
@@ -190,6 +202,8 @@ def make_request(
         solver=solver,
         latents=None,
         tiling=decode_tiling(config, height, width, None if enlarged else decode_tile),
+        causal=causal,
+        riflex=riflex,
     )
     if rollout.count > 1:
         _check_long(config, last_image, latents, output_type)

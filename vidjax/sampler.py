@@ -14,6 +14,7 @@ from vidjax.diffusion import sampling
 from vidjax.diffusion.flow import TRAIN_STEPS, Grid, Schedule, initial_noise
 from vidjax.diffusion.guidance import Guidance, guide
 from vidjax.diffusion.solvers import SOLVERS, Velocity
+from vidjax.long import seen_frames
 from vidjax.model import Model, ModelConfig, denoiser_params
 from vidjax.request import sampling_settings
 from vidjax.tiles import Tiling, tiled
@@ -158,8 +159,8 @@ def _guided_velocity(
     def clip_velocity(context: PyTree, given: Array, mask: Array, channels: Array | None) -> Velocity:
         def denoise(x: Float[Array, "B f h w c"], t: Float[Array, "B f"]) -> Float[Array, "B f h w c"]:
             x = x if channels is None else jnp.concatenate([x, channels], axis=-1)
-            velocity = config.modules.denoiser.velocity
-            return velocity(config.transformer, params, x, t, context, dtype=jnp.dtype(config.dtype))
+            how = {"dtype": jnp.dtype(config.dtype), "trained": seen_frames(config) + 1 if config.riflex else None}
+            return config.modules.denoiser.velocity(config.transformer, params, x, t, context, **how)
 
         return with_given(denoise, given, mask)
 

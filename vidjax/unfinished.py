@@ -178,6 +178,8 @@ def describe(model: Model, request: Request) -> dict[str, Any]:
         "sigmas": np.asarray(request.schedule.sigmas, float).tolist(),
         "times": np.asarray(request.schedule.times, float).tolist(),
         "rollout": list(request.rollout),
+        "causal": request.causal,
+        "riflex": request.riflex,
         "model": model.name,
         "dtype": model.config.dtype,
         "weights": _weights(model),

@@ -99,18 +99,29 @@ def _sample_window(
     on_step: Callable[[PyTree], None],
 ) -> Float[Array, "B f h w z"]:
     windows = [request.window(i) for request in requests]
+    condition = joint_condition(model, windows, texts, past, clips)
+    seeds = tuple(seed for window in windows for seed in window.seeds)
+    start = None if clips is None else jnp.concatenate([clip.latents for clip in clips])
+    return sample_latents(model, dataclasses.replace(windows[0], seeds=seeds), i, condition, on_step, start)
+
+
+def joint_condition(
+    model: Model,
+    windows: Sequence[Request],
+    texts: Mapping[TextKey, Texts],
+    past: Array | np.ndarray | None = None,
+    clips: Sequence[Clip] | None = None,
+) -> Condition:
+    """What windows that are sampled as one batch are made from; ``past`` and ``clips`` as of ``make_condition``."""
     conditions, row = [], 0
     for n, window in enumerate(windows):
         own = None if past is None else past[row : row + window.batch]
         clip = None if clips is None else clips[n]
         conditions.append(make_condition(model, window, texts[text_key(window)], own, clip))
         row += window.batch
-    condition = conditions[0]
-    if len(conditions) > 1:
-        condition = jax.tree.map(lambda *each: spread_batch(model, jnp.concatenate(each)), *conditions)
-    seeds = tuple(seed for window in windows for seed in window.seeds)
-    start = None if clips is None else jnp.concatenate([clip.latents for clip in clips])
-    return sample_latents(model, dataclasses.replace(windows[0], seeds=seeds), i, condition, on_step, start)
+    if len(conditions) == 1:
+        return conditions[0]
+    return jax.tree.map(lambda *each: spread_batch(model, jnp.concatenate(each)), *conditions)
 
 
 def _source(model: Model, request: Request) -> Clip:
@@ -146,6 +157,8 @@ def sample_latents(
 
     It is noise that is walked from, or ``start`` with as much noise as the first step is for.
     """
+    if request.riflex:
+        model = dataclasses.replace(model, config=dataclasses.replace(model.config, riflex=True))
     shape = condition.given.shape[1:]
     if request.latents is None:
         noise = jnp.stack([window_noise(seed, window, shape, request.base is not None) for seed in request.seeds])

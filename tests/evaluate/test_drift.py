@@ -1,5 +1,7 @@
 """Long clips: the joints are where the windows meet, and a jump there is told from one elsewhere."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -71,3 +73,15 @@ def test_long_request(tiny):
     assert len(tail(frames[:21], request)) == 21
     with pytest.raises(InputError, match="one window"):
         long_request(tiny, "", 1.0, 0, {})
+
+
+def test_frame_by_frame_is_long_where_windows_are(tiny):
+    """A clip of a window is not long however it is made; one made frame by frame has no joints to be seen."""
+    sampling = dataclasses.replace(tiny.config.sampling, causal=True)
+    trained = dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, sampling=sampling))
+    request = long_request(trained, "", 6.0, 0, {"causal": True})
+    assert request.causal
+    assert request.num_frames == 49
+    assert not all(borders(request.rollout))
+    with pytest.raises(InputError, match="one window"):
+        long_request(trained, "", 1.0, 0, {"causal": True})

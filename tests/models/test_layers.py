@@ -18,6 +18,17 @@ def test_rotary_split_of_the_published_head():
     np.testing.assert_allclose(third[43:], 2 * 1e4 ** (-np.arange(21) / 21), rtol=1e-6)
 
 
+def test_riflex_slows_the_component_that_would_repeat():
+    """Of Wan's 22 time components the fourth has a period of 22 frames: of 42 frames it would go round twice."""
+    plain, found = layers.rotary_table(np.arange(42), 44), layers.rotary_table(np.arange(42), 44, trained=21)
+    np.testing.assert_array_equal(np.flatnonzero((plain != found).any(axis=0)), [3])
+    assert plain[-1, 3] > 1.8 * 2 * np.pi
+    np.testing.assert_allclose(found[:, 3], 0.9 * 2 * np.pi * np.arange(42) / 42)
+    for frames in (1, 21):  # a clip that was trained stays as it is
+        table = layers.rotary_table(np.arange(frames), 44, trained=21)
+        np.testing.assert_array_equal(table, layers.rotary_table(np.arange(frames), 44))
+
+
 def test_rotation_makes_products_relative():
     """Queries and keys turned by their positions meet in the difference of positions alone."""
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))

@@ -9,7 +9,8 @@ from typing import Any
 from vidjax.cli.compilation_cache import keep_compiled
 from vidjax.errors import InputError
 
-SETTINGS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "flow_shift", "solver")
+SIZE = ("height", "width", "num_frames", "fps")
+SETTINGS = (*SIZE, "num_inference_steps", "guidance_scale", "flow_shift", "solver", "causal")
 """Flags that are arguments of ``vidjax.generate``."""
 
 
@@ -53,6 +54,8 @@ class Evaluate:
     """Above 1, more of the steps go to high noise."""
     solver: str = "unipc"
     """unipc, euler or heun."""
+    causal: bool = False
+    """Make the clips latent frame by latent frame, with models that are trained for it."""
     dtype: str = "float32"
     """float32 or bfloat16."""
 
@@ -125,10 +128,11 @@ def _about(command: Evaluate, model: Any) -> dict[str, str]:
 
     request = make_request(model, "", **_settings(command))
     scales = ", ".join(f"{scale:g}" for scale in request.guidance_scales)
+    how = ", frame by frame" if request.causal else ""
     return {
         "model": f"{model.name}, {model.config.dtype}",
         "clips": f"{request.num_frames} frames of {request.width}x{request.height}, {request.fps:g} a second",
-        "sampler": f"{request.solver}, {request.schedule.num_steps} steps, guidance scale {scales}",
+        "sampler": f"{request.solver}, {request.schedule.num_steps} steps, guidance scale {scales}{how}",
         "prompts": f"{command.num_prompts} held out, {command.num_seeds} clips each, seed {command.seed}",
         "vidjax": vidjax.__version__,
     }

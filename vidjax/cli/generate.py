@@ -99,6 +99,11 @@ class Generate:
     decode_tile: int | None = None
     """Side in pixels of the tiles in which frames are decoded, where memory is short; left out: whole, or 512 for
     frames of more than 1024x1024 pixels."""
+    causal: bool = False
+    """Make the clip latent frame by latent frame, for models that are trained for it: the first frames are there soon,
+    and each takes the same time."""
+    riflex: bool = False
+    """Up to twice the model's own number of frames at once, of models that do not go on in windows."""
     dtype: str = "float32"
     """float32 or bfloat16."""
     progress: bool = True

@@ -9,7 +9,7 @@ from vidjax.data.shapes import Scene, held_out_scene
 from vidjax.errors import InputError
 from vidjax.evaluate.report import ratio_interval
 from vidjax.evaluate.signals import Clip, bends
-from vidjax.long import Rollout
+from vidjax.long import Rollout, window_frames
 from vidjax.model import Model
 from vidjax.request import Request, make_request
 from vidjax.typing import UInt8
@@ -42,15 +42,15 @@ def judged(scene: Scene) -> tuple[str, ...]:
 
 
 def long_request(model: Model, prompt: str, seconds: float, seed: int, settings: Mapping[str, Any]) -> Request:
-    """A clip of so many seconds, of several windows.
+    """A clip of so many seconds, longer than a window of the model; made causally, it is to have no joints.
 
     Raises:
-      InputError: it would be one window, or the model cannot go on from one.
+      InputError: it would be as short as a window, or the model cannot go on from one.
     """
     others = {name: value for name, value in settings.items() if name not in ("num_frames", "duration")}
     request = make_request(model, prompt, duration=seconds, seed=seed, **others)
-    if request.rollout.count == 1:
-        window = request.rollout.frames(request.rollout.size) / request.fps
+    if request.num_frames <= window_frames(model.config):
+        window = window_frames(model.config) / request.fps
         raise InputError(
             f"long_seconds={seconds:g}: one window of this model; drift needs more than {window:.1f} s, as {TAIL * 5:g}"
         )

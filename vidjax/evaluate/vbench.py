@@ -120,6 +120,7 @@ def _describe(
         "solver": request.solver,
         "flow_shift": model.config.sampling.flow_shift if shift is None else shift,
         "grid": settings.get("grid", "folder"),
+        "causal": request.causal,
         **{name: said[name] for name in sampler},
         "guidance": request.guidance.rule,
         "guidance_interval": [request.guidance.low, request.guidance.high],

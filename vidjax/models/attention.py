@@ -20,11 +20,13 @@ def attention(
     bias: Float[Array, "#B heads #queries keys"] | None = None,
     scale: float | None = None,
     valid: int | None = None,
+    causal: bool = False,
 ) -> Float[Array, "B *N heads D"]:
     """softmax(q k^T scale + bias) v.
 
     Video has two axes of tokens, ``[B, f, s, heads, D]``, of which the second is split over the mesh's ``context``;
-    only the first ``valid`` tokens of each frame count as keys. Text has one, and is whole on every device.
+    only the first ``valid`` tokens of each frame count as keys. Queries may be of fewer frames than keys; of as many,
+    ``causal`` ones attend to their own frame and to those before it. Text has one, and is whole on every device.
     ``scale`` defaults to ``D ** -0.5``. The softmax runs in float32. With a ``bias`` (short text only) the weights
     are materialised; without one, memory is linear in ``N + M``, forward and backward.
     """
@@ -36,7 +38,7 @@ def attention(
         functools.partial(chunked.backward, scale=scale),
     )
     if q.ndim == 5:
-        return attention_over_mesh(kernel, q, k, v, valid)
+        return attention_over_mesh(kernel, q, k, v, valid, causal)
     # A long sequence is split as one frame is.
     k, v = (k[:, None], v[:, None]) if k.shape == q.shape else (k, v)
     return attention_over_mesh(kernel, q[:, None], k, v)[:, 0]

@@ -5,17 +5,21 @@ from types import ModuleType
 from typing import NamedTuple
 
 from vidjax.models import clip, t5
-from vidjax.models.wan import denoiser, sharding, upsampler, vae
+from vidjax.models.wan import causal, denoiser, sharding, upsampler, vae
 from vidjax.models.wan.image_channels import image_channels
 from vidjax.typing import Array
 
 
 class Family(NamedTuple):
-    """The modules of a family's parts, how its denoisers see pictures, and the sharding rules of each part."""
+    """The modules of a family's parts, how its denoisers see pictures, and the sharding rules of each part.
+
+    ``causal`` runs the denoiser frame by frame.
+    """
 
     text_encoder: ModuleType
     image_encoder: ModuleType
     denoiser: ModuleType
+    causal: ModuleType
     vae: ModuleType
     upsampler: ModuleType
     image_channels: Callable[..., Array]
@@ -26,6 +30,7 @@ WAN = Family(
     text_encoder=t5,
     image_encoder=clip,
     denoiser=denoiser,
+    causal=causal,
     vae=vae,
     upsampler=upsampler,
     image_channels=image_channels,

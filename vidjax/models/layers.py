@@ -45,22 +45,34 @@ def sinusoidal_embedding(t: Float[Array, "..."], dim: int) -> Float[Array, "... 
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def rotary_table(positions: np.ndarray, dim: int, theta: float = 1e4) -> np.ndarray:
-    """Angles [positions, dim / 2] of a rotary embedding (Su et al., 2104.09864), made in float64."""
+RIFLEX = 0.9
+"""So much of a period a clip may take: the paper's."""
+
+
+def rotary_table(positions: np.ndarray, dim: int, theta: float = 1e4, trained: int | None = None) -> np.ndarray:
+    """Angles [positions, dim / 2] of a rotary embedding (Su et al., 2104.09864), made in float64.
+
+    RIFLEx (Zhao et al., 2502.15894), where more positions than were ``trained`` are asked for: the component whose
+    period is nearest to the trained length, with which a longer clip would repeat itself, is slowed down so that the
+    whole stays within one period.
+    """
     frequencies = theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
+    if trained is not None and len(positions) > trained:
+        own = np.argmin(np.abs(2 * np.pi / frequencies - trained))
+        frequencies[own] = min(frequencies[own], RIFLEX * 2 * np.pi / len(positions))
     return np.outer(np.asarray(positions, np.float64), frequencies)
 
 
 def rotary_tables_3d(
-    frames: np.ndarray, height: int, width: int, head_dim: int
+    frames: np.ndarray, height: int, width: int, head_dim: int, trained: int | None = None
 ) -> tuple[Float[np.ndarray, "f a"], Float[np.ndarray, "s b"]]:
     """Angles of the frames, and of the ``s = height width`` places in a frame; ``a + b`` is ``head_dim / 2``.
 
     Height and width get ``2 (head_dim // 6)`` channels each, time the rest. ``frames`` holds the positions in time,
-    so that given frames may sit anywhere.
+    so that given frames may sit anywhere; ``trained`` as of ``rotary_table``, of these.
     """
     spatial = 2 * (head_dim // 6)
-    t = rotary_table(frames, head_dim - 2 * spatial)
+    t = rotary_table(frames, head_dim - 2 * spatial, trained=trained)
     h = rotary_table(np.arange(height), spatial)
     w = rotary_table(np.arange(width), spatial)
     return t, np.concatenate([np.repeat(h, width, axis=0), np.tile(w, (height, 1))], axis=-1)

@@ -44,12 +44,14 @@ def attention_over_mesh(
     k: Float[Array, "B *M heads D"],
     v: Float[Array, "B *M heads D"],
     valid: int | None = None,
+    causal: bool = False,
 ) -> Float[Array, "B f s heads D"]:
     """Attention of video tokens to themselves, or to a short sequence `[B, L, heads, D]` that every device has whole.
 
     The batch is split over `data` and `fsdp`, heads over `tensor` and `s` over `context`: each where it divides, and
     not at all without a mesh (`jax.set_mesh`). `valid` tokens of each frame are real; those behind only make `s`
-    divide, and do not count as keys. Equal on every mesh up to rounding.
+    divide, and do not count as keys. With `causal` a frame attends to itself and those before it: frame by frame, so
+    that half of the work is left out and kernels need no mask. Equal on every mesh up to rounding.
     """
     free = free_axes()
     over = fitting_spec(q.shape, BATCH_AXES, None, AXIS, "tensor", None)
@@ -59,11 +61,12 @@ def attention_over_mesh(
     local_heads = q.shape[3] // (free["tensor"] if over[3] else 1)
 
     def local(q: Array, k: Array, v: Array) -> Array:
+        whole, ring = (functools.partial(form, kernel, valid) for form in (_whole, _ring_of_frames))
+        if causal:
+            whole, ring = (functools.partial(_frame_by_frame, form) for form in (whole, ring))
         if parts == 1 or not to_video:
-            return _whole(kernel, valid, q, k, v)
-        if local_heads % parts == 0:
-            return _ulysses(kernel, valid, q, k, v)
-        return _ring_of_frames(kernel, valid, q, k, v)
+            return whole(q, k, v)
+        return _ulysses(whole, q, k, v) if local_heads % parts == 0 else ring(q, k, v)
 
     if all(size == 1 for size in free.values()):
         return local(q, k, v)
@@ -81,14 +84,20 @@ def _whole(kernel: Kernel, valid: int | None, q: Array, k: Array, v: Array) -> A
     return kernel.attend(*flat).reshape(q.shape)
 
 
-def _ulysses(kernel: Kernel, valid: int | None, q: Array, k: Array, v: Array) -> Array:
+def _frame_by_frame(attend: Callable[..., Array], q: Array, k: Array, v: Array) -> Array:
+    """Each frame to itself and those before it."""
+    frames = [attend(q[:, i : i + 1], k[:, : i + 1], v[:, : i + 1]) for i in range(q.shape[1])]
+    return jnp.concatenate(frames, axis=1)
+
+
+def _ulysses(whole: Callable[..., Array], q: Array, k: Array, v: Array) -> Array:
     to_heads = functools.partial(lax.all_to_all, axis_name=AXIS, split_axis=3, concat_axis=2, tiled=True)
-    y = _whole(kernel, valid, *map(to_heads, (q, k, v)))
+    y = whole(*map(to_heads, (q, k, v)))
     return lax.all_to_all(y, AXIS, split_axis=2, concat_axis=3, tiled=True)
 
 
 def _ring_of_frames(kernel: Kernel, valid: int | None, q: Array, k: Array, v: Array) -> Array:
-    _, f, s, _, _ = q.shape
+    _, f, s, _, _ = k.shape
     mask = None
     if valid is not None:
         mask = jnp.tile(lax.axis_index(AXIS) * s + jnp.arange(s) < valid, f)
@@ -100,9 +109,9 @@ def _ring_of_frames(kernel: Kernel, valid: int | None, q: Array, k: Array, v: Ar
 def _ring(
     kernel: Kernel,
     q: Float[Array, "B N heads D"],
-    k: Float[Array, "B N heads D"],
-    v: Float[Array, "B N heads D"],
-    mask: Bool[Array, "N"] | None,
+    k: Float[Array, "B M heads D"],
+    v: Float[Array, "B M heads D"],
+    mask: Bool[Array, "M"] | None,
 ) -> Float[Array, "B N heads D"]:
     """Attention to the keys of every device; to be called inside `jax.shard_map`.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vidjax import tokenizer as tokenizers
 from vidjax.data.shapes import Scene, actions_with, caption
-from vidjax.training.flow_matching import BANDS, loss_at
+from vidjax.training.flow_matching import BANDS, CAUSAL_BANDS, loss_at
 from vidjax.training.probe import SCENE, SUBJECT
 from vidjax.typing import Array, Params
 
@@ -41,20 +41,21 @@ def swapped(scene: Scene, factor: str, rng: np.random.Generator) -> Scene:
 def evaluate(
     task: "DenoiserTask", params: Params, tokenizer: tokenizers.Tokenizer, source: Any, key: Array
 ) -> dict[str, float]:
-    """On held-out clips: the loss in bands of diffusion time, and ``swap_FACTOR``, the rise of the loss at
-    ``SWAP_TIME`` in percent when that factor's word is wrong."""
+    """On held-out clips: the loss in bands of diffusion time, also that of causal steps where there are some; and
+    ``swap_FACTOR``, the rise of the loss at ``SWAP_TIME`` in percent when that factor's word is wrong."""
     examples = [source[i] for i in range(min(task.eval_clips, len(source)))]
     scenes = [task.data.scene(example) for example in examples]
     latents = np.stack([example["latents"] for example in examples]).astype(np.float32)
 
-    def at(t: float, scenes: list[Scene]) -> float:
+    def at(t: float, scenes: list[Scene], causal: bool = False) -> float:
         # The same random choice of words on both sides of a comparison.
         texts = [caption(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
         tokens = tokenizers.tokenize(tokenizer, texts)
         batch = {"latents": latents, "tokens": tokens.ids, "length": tokens.lengths}
-        return float(loss_at(task.velocity, params, batch, key, jnp.float32(t)))
+        return float(loss_at(task.velocity, params, batch, key, jnp.float32(t), causal))
 
     scores = {f"loss_{band}": at(band, scenes) for band in BANDS}
+    scores |= {f"causal_loss_{band}": at(band, scenes, True) for band in CAUSAL_BANDS if task.causal_share}
     for factor in (*SUBJECT, *SCENE):
         wrong = [swapped(scene, factor, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
         scores[f"swap_{factor}"] = 100.0 * (at(SWAP_TIME, wrong) / scores[f"loss_{SWAP_TIME}"] - 1.0)

@@ -21,12 +21,13 @@ from vidjax.models.wan.presets import SamplingDefaults
 from vidjax.models.wan.sharding import DENOISER_RULES, TEXT_ENCODER_RULES
 from vidjax.parallel.rules import Rules
 from vidjax.training import caption_swap, probe
+from vidjax.training.causal import check_causal_share
 from vidjax.training.flow_matching import flow_loss, held_out_losses
 from vidjax.training.samples import Parts, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import token_row
-from vidjax.training.windows import check_window, cut_window, first_windows
-from vidjax.typing import Array, Float, Params, PyTree
+from vidjax.training.windows import check_window, first_windows, window_row
+from vidjax.typing import Array, Bool, Float, Params, PyTree
 from vidjax.weights import folder
 
 TOKENIZER_CAPTIONS = 4000
@@ -46,6 +47,9 @@ class DenoiserTask:
       window: latent frames of a sample, of clips that are longer: as many as ``sampling.num_frames`` are.
       later_share: share of these samples that begin behind the clip's first latent frame, with some given: they teach
         to go on, for clips of several windows.
+      causal_share: share of the steps that are causal, so that clips can be made frame by frame: a latent frame sees
+        those before it, see ``causal.causal_noising``; with ``later`` samples that behind their clip's first. A model
+        that has learned so says so when exported.
       text_steps: steps that the text encoder learns alone, at first, to tell the factors of captions; none where
         the data know no factors.
       probe_weight: weight of that loss beside the denoiser's, afterwards.
@@ -61,6 +65,7 @@ class DenoiserTask:
     given_share: float = 0.3
     window: int | None = None
     later_share: float = 0.5
+    causal_share: float = 0.0
     text_steps: int = 300
     probe_weight: float = 0.3
     eval_clips: int = 64
@@ -83,6 +88,7 @@ class DenoiserTask:
         """
         vae_config = folder.read_config(Path(self.vae), "vae")
         check_window(self.window, self.sampling, vae_config.temporal_factor)
+        check_causal_share(self.causal_share, self.sampling, vae_config.temporal_factor)
         check_buckets(
             self.data.buckets(), vae_config.temporal_factor, vae_config.spatial_factor * max(self.model.patch_size[1:])
         )
@@ -159,7 +165,7 @@ class DenoiserTask:
         text = "" if dropped else self.data.caption(example, rng)
         row = {"latents": np.asarray(example["latents"], np.float32), **token_row(tokenizer, text)}
         if self.window is not None:
-            row["latents"], row["later"] = cut_window(row["latents"], self.window, self.later_share, rng)
+            row |= window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
         if isinstance(self.data, SceneData):
             labels = probe.labels(self.data.scene(example))
             row["factors"] = np.full_like(labels, -1) if dropped else labels
@@ -169,25 +175,40 @@ class DenoiserTask:
         """Text embeddings."""
         return t5.encode(self.text_config(), params["text_encoder"], tokens, lengths, jnp.dtype(self.dtype))
 
-    def velocity(self, params: Params, batch: dict[str, Array], x: Array, t: Float[Array, "B f"]) -> Array:
+    def velocity(
+        self,
+        params: Params,
+        batch: dict[str, Array],
+        x: Array,
+        t: Float[Array, "B f"],
+        causal: bool | Bool[Array, ""] = False,
+    ) -> Array:
         """What the denoiser says of noisy latents of a batch."""
-        return self.denoise(self.encode_text(params, batch["tokens"], batch["length"]), params, x, t)
+        return self.denoise(self.encode_text(params, batch["tokens"], batch["length"]), params, x, t, causal)
 
-    def denoise(self, text: Float[Array, "B L D"], params: Params, x: Array, t: Float[Array, "B f"]) -> Array:
+    def denoise(
+        self,
+        text: Float[Array, "B L D"],
+        params: Params,
+        x: Array,
+        t: Float[Array, "B f"],
+        causal: bool | Bool[Array, ""] = False,
+    ) -> Array:
         """What the denoiser says of noisy latents with this text."""
-        dtype = jnp.dtype(self.dtype)
-        context = denoiser.context(self.model, params["transformer"], text, dtype=dtype)
-        return denoiser.velocity(self.model, params["transformer"], x, t, context, dtype=dtype, remat=self.remat)
+        own, how = params["transformer"], {"dtype": jnp.dtype(self.dtype), "remat": self.remat, "causal": causal}
+        context = denoiser.context(self.model, own, text, dtype=how["dtype"])
+        return denoiser.velocity(self.model, own, x, t, context, **how)
 
     def loss(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         """Traceable; see the class."""
         text = self.encode_text(params, batch["tokens"], batch["length"])
 
-        def velocity(params: Params, batch: dict[str, Array], x: Array, t: Array) -> Array:
+        def velocity(params: Params, batch: dict[str, Array], x: Array, t: Array, **kind: Array) -> Array:
             del batch  # its text is encoded once, for the probe too
-            return self.denoise(text, params, x, t)
+            return self.denoise(text, params, x, t, **kind)
 
-        flow = flow_loss(velocity, params, batch, key, self.time_shift, self.given_share)
+        shares = {"given_share": self.given_share, "causal_share": self.causal_share}
+        flow = flow_loss(velocity, params, batch, key, self.time_shift, **shares)
         if "probe" not in params:
             return flow, {"flow": flow}
         telling, share = probe.loss(params["probe"], text, batch["length"], batch["factors"])
@@ -202,7 +223,7 @@ class DenoiserTask:
         for examples in first_examples(source, self.eval_clips):
             rows = [told.transform(tokenizer, e, np.random.default_rng(i)) for i, e in enumerate(examples)]
             batches.append(stack(rows))
-        return held_out_losses(self.velocity, params, batches, key)
+        return held_out_losses(self.velocity, params, batches, key, self.causal_share > 0)
 
     def export(self, params: Params, out: Path, tokenizer: Any, vae_config: Any, vae_params: Params) -> None:
         """Write a whole model folder; the denoiser and text encoder in bfloat16, the autoencoder in float16."""
@@ -211,7 +232,8 @@ class DenoiserTask:
         folder.write_part(out, "text_encoder", self.text_config(), params["text_encoder"], "bfloat16")
         folder.write_part(out, "vae", vae_config, vae_params, "float16")
         folder.write_tokenizer(out, tokenizer.spiece, tokenizer.max_length)
-        sampling = dataclasses.replace(self.sampling, given="any" if self.given_share else "first")
+        learned = {"given": "any" if self.given_share else "first", "causal": self.causal_share > 0}
+        sampling = dataclasses.replace(self.sampling, **learned)
         folder.write_index(out, sampling.flow_shift, True, dataclasses.asdict(sampling))
 
 

@@ -20,13 +20,14 @@ from vidjax.model import ModelConfig, bundled, part_layout, read_config
 from vidjax.models.wan.denoiser import Remat
 from vidjax.parallel.mesh import make_mesh
 from vidjax.training import lora as low_rank
+from vidjax.training.causal import check_causal_model
 from vidjax.training.flow_matching import BatchVelocity, flow_loss, held_out_losses
 from vidjax.training.lora import LoRAConfig
 from vidjax.training.samples import Denoise, Encode, Parts, Row, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import encoded_ahead, encoded_in_step
-from vidjax.training.windows import check_window, cut_window, first_windows
-from vidjax.typing import Array, Float, Params, PyTree
+from vidjax.training.windows import check_window, first_windows, window_row
+from vidjax.typing import Array, Bool, Float, Params, PyTree
 from vidjax.video import Video
 from vidjax.weights import folder, hub
 from vidjax.weights.lora import write as write_lora
@@ -51,6 +52,9 @@ class FinetuneTask:
         ``flow_matching.given_frames``. A model whose latent frames were all trained to be given says so when exported.
       window: latent frames of a sample, of clips that are longer: as many as the model's own ``num_frames`` are.
       later_share: share of these samples that begin behind the clip's first latent frame, with some given.
+      causal_share: share of the steps that are causal, so that clips can be made frame by frame: a latent frame sees
+        those before it, see ``causal.causal_noising``; with ``later`` samples that behind their clip's first. A model
+        that has learned so says so when exported.
       dtype: what is computed in; trained parameters, their moments and average are float32.
     """
 
@@ -63,6 +67,7 @@ class FinetuneTask:
     given_share: float = 0.3
     window: int | None = None
     later_share: float = 0.5
+    causal_share: float = 0.0
     eval_clips: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
@@ -128,6 +133,7 @@ class FinetuneTask:
         if model.pictures == "channels":
             raise InputError(f"{path} is given pictures as channels; models that are made from words can be fine-tuned")
         check_window(self.window, model.sampling, model.vae.temporal_factor)
+        check_causal_model(self.causal_share, model, self.lora is not None)
         check_buckets(self.data.buckets(), model.vae.temporal_factor, max(model.size_multiple))
 
     def _init(self, model: ModelConfig, key: Array) -> Params:
@@ -144,7 +150,7 @@ class FinetuneTask:
         dropped = rng.random() < self.caption_dropout
         row = _example(caption_row, example, "" if dropped else self.data.caption(example, rng))
         if self.window is not None:
-            row["latents"], row["later"] = cut_window(row["latents"], self.window, self.later_share, rng)
+            row |= window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
         return row
 
     def _evaluate(
@@ -159,7 +165,7 @@ class FinetuneTask:
             stack([row(example, i) for i, example in enumerate(examples)])
             for examples in first_examples(source, self.eval_clips)
         ]
-        return held_out_losses(velocity, params, batches, key)
+        return held_out_losses(velocity, params, batches, key, self.causal_share > 0)
 
     def _velocity(
         self,
@@ -169,26 +175,33 @@ class FinetuneTask:
         batch: dict[str, Array],
         x: Array,
         t: Float[Array, "B f"],
+        causal: bool | Bool[Array, ""] = False,
     ) -> Float[Array, "B f h w c"]:
-        return denoise(encode(params, batch), params, x, t)
+        return denoise(encode(params, batch), params, x, t, causal)
 
     def _denoise(
-        self, model: ModelConfig, text: Float[Array, "B L D"], params: Params, x: Array, t: Float[Array, "B f"]
+        self,
+        model: ModelConfig,
+        text: Float[Array, "B L D"],
+        params: Params,
+        x: Array,
+        t: Float[Array, "B f"],
+        causal: bool | Bool[Array, ""] = False,
     ) -> Float[Array, "B f h w c"]:
         """What the denoiser says of noisy latents with this text."""
-        modules, dtype = model.modules, jnp.dtype(self.dtype)
+        modules, how = model.modules, {"dtype": jnp.dtype(self.dtype), "remat": self.remat, "causal": causal}
         denoiser = params[self.part]
         if self.lora is not None:
             denoiser = low_rank.merged(denoiser, params["lora"], self.lora.strength)
-        context = modules.denoiser.context(model.transformer, denoiser, text, dtype=dtype)
-        return modules.denoiser.velocity(model.transformer, denoiser, x, t, context, dtype=dtype, remat=self.remat)
+        context = modules.denoiser.context(model.transformer, denoiser, text, dtype=how["dtype"])
+        return modules.denoiser.velocity(model.transformer, denoiser, x, t, context, **how)
 
     def _loss(
         self, model: ModelConfig, velocity: BatchVelocity, params: Params, batch: dict[str, Array], key: Array
     ) -> tuple[Array, dict[str, Array]]:
         shift = math.log(model.sampling.flow_shift) if self.time_shift is None else self.time_shift
         given_share = self.given_share if model.pictures == "frames" else 0.0
-        loss = flow_loss(velocity, params, batch, key, shift, given_share, self._times(model))
+        loss = flow_loss(velocity, params, batch, key, shift, given_share, self._times(model), self.causal_share)
         return loss, {"flow": loss}
 
     def _times(self, model: ModelConfig) -> tuple[float, float]:
@@ -205,8 +218,10 @@ class FinetuneTask:
             return
         shutil.copytree(path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(self.part))
         folder.write_part(out, self.part, model.transformer, params[self.part], "bfloat16")
-        if model.pictures == "frames" and self.given_share:
-            sampling = dataclasses.replace(model.sampling, given="any")
+        learned = {"given": "any"} if model.pictures == "frames" and self.given_share else {}
+        learned |= {"causal": True} if self.causal_share else {}
+        if learned:
+            sampling = dataclasses.replace(model.sampling, **learned)
             folder.write_json(out / "sampling.json", dataclasses.asdict(sampling))
 
 

@@ -1,6 +1,7 @@
 """Flow matching with given frames: what a denoiser is trained on, and how well it does at each diffusion time.
 
 ``velocity(params, batch, x, t)`` is the model's answer to noisy latents ``x`` of a batch at per-frame times ``t``.
+Where causal steps are trained it takes ``causal`` too, which may be known only when it runs.
 """
 
 import functools
@@ -12,15 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidjax.diffusion.flow import initial_noise, interpolate
+from vidjax.training.causal import Noising, causal_noising, one_noisy
 from vidjax.training.losses import logit_normal_times
 from vidjax.typing import Array, Bool, Float, Params
 
 BANDS = (0.2, 0.5, 0.8, 0.95)
 """Diffusion times at which a model is judged: the plain loss hides where it fails."""
 
+CAUSAL_BANDS = (0.5, 0.8)
+"""The same of causal steps."""
+
 EVAL_BATCH = 8
 
-BatchVelocity = Callable[[Params, dict[str, Array], Array, Array], Array]
+CAUSAL = 2**31
+"""Folded into the key of a step for what only causal ones draw."""
+
+BatchVelocity = Callable[..., Array]
 
 
 def flow_loss(
@@ -31,27 +39,44 @@ def flow_loss(
     shift: float,
     given_share: float,
     times: tuple[float, float] = (0.0, 1.0),
+    causal_share: float = 0.0,
 ) -> Float[Array, ""]:
     """Mean squared error of the velocity over the frames that are not given (Lipman et al., 2210.02747).
 
     One diffusion time a clip, logit-normal with mean ``shift`` and kept within ``times``; given frames are at 0.
     Clips that are ``later`` windows of longer ones, where the batch says so, always have given frames.
+
+    In ``causal_share`` of the steps all clips are noised by ``causal_noising`` instead, and attention is causal: one
+    program, of which a step runs one or the other attention.
     """
     time_key, noise_key, given_key = jax.random.split(key, 3)
     x0 = batch["latents"]
     B, f = x0.shape[:2]
     given = given_frames(given_key, B, f, given_share, batch.get("later"))
     t = jnp.where(given, 0.0, logit_normal_times(time_key, (B, 1), shift, times))
-    losses = frame_losses(velocity, params, batch, initial_noise(noise_key, x0.shape), t)
-    return jnp.sum(jnp.where(given, 0.0, losses)) / jnp.sum(~given)
+    asked, causal = Noising(x0, t, ~given), False
+    if causal_share:
+        kind_key, own_key = jax.random.split(jax.random.fold_in(key, CAUSAL))
+        causal = jax.random.bernoulli(kind_key, causal_share)
+        own = causal_noising(own_key, batch, shift, times)
+        asked = jax.tree.map(lambda a, b: jnp.where(causal, a, b), own, asked)
+    batch, noise = {**batch, "latents": asked.latents}, initial_noise(noise_key, x0.shape)
+    losses = frame_losses(velocity, params, batch, noise, asked.times, causal)
+    return jnp.sum(jnp.where(asked.counts, losses, 0.0)) / jnp.sum(asked.counts)
 
 
 def frame_losses(
-    velocity: BatchVelocity, params: Params, batch: dict[str, Array], noise: Array, t: Float[Array, "B f"]
+    velocity: BatchVelocity,
+    params: Params,
+    batch: dict[str, Array],
+    noise: Array,
+    t: Float[Array, "B f"],
+    causal: bool | Bool[Array, ""] = False,
 ) -> Float[Array, "B f"]:
     """Mean squared error of the velocity of each latent frame."""
     x, target = interpolate(batch["latents"], noise, t)
-    return jnp.mean((velocity(params, batch, x, t) - target) ** 2, axis=(2, 3, 4))
+    kind = {} if causal is False else {"causal": causal}
+    return jnp.mean((velocity(params, batch, x, t, **kind) - target) ** 2, axis=(2, 3, 4))
 
 
 def given_frames(
@@ -80,11 +105,11 @@ def given_frames(
 
 
 def held_out_losses(
-    velocity: BatchVelocity, params: Params, batches: Sequence[dict[str, Any]], key: Array
+    velocity: BatchVelocity, params: Params, batches: Sequence[dict[str, Any]], key: Array, causal: bool = False
 ) -> dict[str, float]:
     """``loss_TIME``: the mean error at each time of ``BANDS``, nothing given; the same noise for the same key.
 
-    Each batch has latents of one shape.
+    And where it is ``causal``, ``causal_loss_TIME`` of ``CAUSAL_BANDS``. Each batch has latents of one shape.
     """
     parts = [
         jax.tree.map(lambda x, i=start: x[i : i + EVAL_BATCH], batch)
@@ -93,20 +118,30 @@ def held_out_losses(
     ]
     weights = [len(part["latents"]) for part in parts]
 
-    def mean(time: float) -> float:
+    def mean(time: float, causal: bool = False) -> float:
         losses = [
-            float(loss_at(velocity, params, part, jax.random.fold_in(key, i), jnp.float32(time)))
+            float(loss_at(velocity, params, part, jax.random.fold_in(key, i), jnp.float32(time), causal))
             for i, part in enumerate(parts)
         ]
         return float(np.average(losses, weights=weights))
 
-    return {f"loss_{time}": mean(time) for time in BANDS}
+    scores = {f"loss_{time}": mean(time) for time in BANDS}
+    return scores | {f"causal_loss_{time}": mean(time, True) for time in CAUSAL_BANDS if causal}
 
 
-@functools.partial(jax.jit, static_argnames="velocity")
+@functools.partial(jax.jit, static_argnames=("velocity", "causal"))
 def loss_at(
-    velocity: BatchVelocity, params: Params, batch: dict[str, Any], key: Array, t: Float[Array, ""]
+    velocity: BatchVelocity,
+    params: Params,
+    batch: dict[str, Any],
+    key: Array,
+    t: Float[Array, ""],
+    causal: bool = False,
 ) -> Float[Array, ""]:
-    """Mean error at one diffusion time."""
+    """Mean error at one diffusion time; where it is ``causal``, of one frame of each clip behind clean ones."""
     shape = batch["latents"].shape
-    return frame_losses(velocity, params, batch, initial_noise(key, shape), jnp.broadcast_to(t, shape[:2])).mean()
+    noise = initial_noise(key, shape)
+    if not causal:
+        return frame_losses(velocity, params, batch, noise, jnp.broadcast_to(t, shape[:2])).mean()
+    times, noisy = one_noisy(t, *shape[:2])
+    return frame_losses(velocity, params, batch, noise, times, True)[jnp.arange(shape[0]), noisy].mean()

@@ -29,6 +29,19 @@ def cut_window(
     return latents[start : start + frames], bool(start > 0)
 
 
+def window_row(
+    latents: Float[np.ndarray, "f h w z"], frames: int, later_share: float, causal: bool, rng: np.random.Generator
+) -> dict[str, Any]:
+    """What an example of a batch has of such a window: ``latents``, whether it is a ``later`` one, and, for ``causal``
+    steps, the ``first`` latent frame of the clip.
+
+    A causal step sees the first frame and then the window's own, any other step the window as it is cut. So the batch
+    carries both: each kind of step has windows of the form that it is sampled in, at the cost of one frame.
+    """
+    cut, later = cut_window(latents, frames, later_share, rng)
+    return {"latents": cut, "later": later, **({"first": latents[:1]} if causal else {})}
+
+
 def check_window(window: int | None, sampling: SamplingDefaults, ratio: int) -> None:
     """See that samples are as long as what is sampled.
 

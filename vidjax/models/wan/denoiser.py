@@ -8,13 +8,15 @@ everywhere. Heads and hidden features are split over ``tensor``.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import DTypeLike
 
 from vidjax.errors import InputError
@@ -22,7 +24,7 @@ from vidjax.models.attention import attention
 from vidjax.models.layers import LayerNorm, RMSNorm, modulate, rotary_tables_3d, rotate, sinusoidal_embedding, spread
 from vidjax.parallel.mesh import BATCH_AXES
 from vidjax.parallel.rules import constrain, free_axes, gathered
-from vidjax.typing import Array, Float, Params, PyTree
+from vidjax.typing import Array, Bool, Float, Int, Params, PyTree
 
 TIME_SCALE = 1000.0
 """Published weights were trained with times from 0 to 1000."""
@@ -73,6 +75,18 @@ class Angles(NamedTuple):
 
     cos: tuple[Array, Array]
     sin: tuple[Array, Array]
+
+
+class Past(NamedTuple):
+    """Earlier frames that a frame attends to: their keys, before rotation, and values in each layer, in slots.
+
+    The first ``count`` slots are filled. ``places`` are the positions in time of the slots, and last of the frame.
+    """
+
+    keys: Float[Array, "L B slots s heads d"]
+    values: Float[Array, "L B slots s heads d"]
+    count: Int[Array, ""]
+    places: Int[Array, "places"]
 
 
 class TimeEmbedder(nn.Module):
@@ -167,13 +181,30 @@ class Attention(nn.Module):
     def out(self, x: Float[Array, "B f s heads d"]) -> Float[Array, "B f s D"]:
         return constrain(self.to_out(x.reshape(*x.shape[:-2], -1)), *VIDEO)
 
-    def self_attend(self, x: Float[Array, "B f s D"], angles: Angles) -> Float[Array, "B f s D"]:
+    def self_attend(
+        self,
+        x: Float[Array, "B f s D"],
+        angles: Angles,
+        causal: Bool[Array, ""] | None = None,
+        past: tuple[Array, Array] | None = None,
+        count: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B f s D"], tuple[Array, Array]]:
+        """Also the keys, before rotation, and the values of ``x``; the first ``count`` of those in ``past`` count."""
+        f, s = x.shape[1:3]
         valid = angles.cos[1].shape[0]
-        fill = lambda places: jnp.pad(places, ((0, x.shape[2] - valid), (0, 0)))  # noqa: E731
+        fill = lambda places: jnp.pad(places, ((0, s - valid), (0, 0)))  # noqa: E731
         cos, sin = (spread(times, fill(places)) for times, places in angles)
-        q = rotate(self.heads(self.norm_q(self.to_q(x))), cos, sin)
-        k = rotate(self.heads(self.norm_k(self.to_k(x))), cos, sin)
-        return self.out(attention(q, k, self.heads(self.to_v(x)), valid=valid))
+        q = rotate(self.heads(self.norm_q(self.to_q(x))), cos[-f:], sin[-f:])
+        k, v = own = self.heads(self.norm_k(self.to_k(x))), self.heads(self.to_v(x))
+        attend = functools.partial(attention, valid=valid)
+        if past is not None:
+            k, v = (jnp.concatenate(pair, axis=1) for pair in zip(past, own, strict=True))
+            out = _attend_filled(attend, count, q, rotate(k, cos, sin), v)
+        elif causal is not None:
+            out = lax.cond(causal, functools.partial(attend, causal=True), attend, q, rotate(k, cos, sin), v)
+        else:
+            out = attend(q, rotate(k, cos, sin), v)
+        return self.out(out), own
 
     def keys_values(self, text: Float[Array, "B L D"], image: Float[Array, "B I D"] | None) -> PyTree:
         pairs = {"text": (self.heads(self.norm_k(self.to_k(text))), self.heads(self.to_v(text)))}
@@ -186,6 +217,22 @@ class Attention(nn.Module):
     def cross_attend(self, x: Float[Array, "B f s D"], pairs: PyTree) -> Float[Array, "B f s D"]:
         q = self.heads(self.norm_q(self.to_q(x)))
         return self.out(sum(attention(q, k, v) for k, v in pairs.values()))
+
+
+def _attend_filled(attend: Callable[..., Array], count: Int[Array, ""], q: Array, k: Array, v: Array) -> Array:
+    """Attention to the first ``count`` frames of keys and to the last one.
+
+    A branch for each count: any kernel will do, as none needs a mask.
+    """
+
+    def to_first(n: int) -> Callable[..., Array]:
+        def branch(q: Array, k: Array, v: Array) -> Array:
+            return attend(q, *(jnp.concatenate([x[:, :n], x[:, -1:]], axis=1) for x in (k, v)))
+
+        return branch
+
+    slots = k.shape[1] - 1
+    return lax.switch(count, [*map(to_first, range(slots)), attend], q, k, v)
 
 
 class FeedForward(nn.Module):
@@ -217,16 +264,26 @@ class Block(nn.Module):
     def keys_values(self, carry, text, image):
         return carry, self.attn2.keys_values(text, image)
 
-    def __call__(self, x: Float[Array, "B f s D"], pairs: PyTree, time: Float[Array, "B f 6 D"], angles: Angles):
+    def __call__(
+        self,
+        x: Float[Array, "B f s D"],
+        pairs: PyTree,
+        past: tuple[Array, Array] | None,
+        time: Float[Array, "B f 6 D"],
+        angles: Angles,
+        causal: Bool[Array, ""] | None,
+        count: Int[Array, ""] | None,
+    ):
         modulation = self.scale_shift_table + time.astype(jnp.float32)
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation[:, :, i, None] for i in range(6))
         y = modulate(self.norm1(x.astype(jnp.float32)), shift1, scale1).astype(self.dtype)
-        x = (x + self.attn1.self_attend(y, angles) * gate1).astype(self.dtype)
+        y, own = self.attn1.self_attend(y, angles, causal, past, count)
+        x = (x + y * gate1).astype(self.dtype)
         y = x if not self.config.cross_attn_norm else self.norm2(x)
         x = x + self.attn2.cross_attend(y.astype(self.dtype), pairs)
         y = modulate(self.norm3(x.astype(jnp.float32)), shift2, scale2).astype(self.dtype)
         x = (x + self.ffn(y) * gate2).astype(self.dtype)
-        return constrain(x, *VIDEO), None
+        return constrain(x, *VIDEO), None if past is None else own
 
 
 def stack(config: DenoiserConfig, remat: Remat) -> type[nn.Module]:
@@ -243,7 +300,7 @@ def stack(config: DenoiserConfig, remat: Remat) -> type[nn.Module]:
     return nn.scan(
         block,
         methods={
-            "__call__": {**shared, "in_axes": (0, nn.broadcast, nn.broadcast)},
+            "__call__": {**shared, "in_axes": (0, 0, *[nn.broadcast] * 4)},
             "keys_values": {**shared, "in_axes": nn.broadcast},
         },
     )
@@ -271,24 +328,39 @@ class Denoiser(nn.Module):
         image = None if image is None else self.condition_embedder.image(image.astype(self.dtype))
         return self.blocks.keys_values(None, text, image)[1]
 
-    def __call__(self, x, t, context, frames=None):
+    def __call__(self, x, t, context, frames=None, causal=None, trained=None):
+        f, h, w = (n // p for n, p in zip(x.shape[1:4], self.config.patch_size, strict=True))
+        angles = self.angles(np.arange(f) if frames is None else np.asarray(frames), h, w, trained)
+        return self.run(x, t, context, angles, causal=causal)[0]
+
+    def follow(self, x, t, context, past):
+        """What is said of one frame behind those of ``past``, and its own keys and values in each layer."""
+        _, ph, pw = self.config.patch_size
+        angles = self.angles(np.arange(len(past.places)), x.shape[2] // ph, x.shape[3] // pw)
+        angles = Angles(*((times[past.places], places) for times, places in angles))
+        return self.run(x, t, context, angles, past=past)
+
+    def angles(self, frames, h, w, trained=None):
+        tables = rotary_tables_3d(frames, h, w, self.config.attention_head_dim, trained)
+        return Angles(*(tuple(jnp.asarray(g(a), jnp.float32) for a in tables) for g in (np.cos, np.sin)))
+
+    def run(self, x, t, context, angles, causal=None, past=None):
         c = self.config
         pt, ph, pw = c.patch_size
         f, h, w = (n // p for n, p in zip(x.shape[1:4], c.patch_size, strict=True))
         time, modulation = self.condition_embedder.time(t[:, ::pt])
-        tables = rotary_tables_3d(np.arange(f) if frames is None else np.asarray(frames), h, w, c.attention_head_dim)
-        angles = Angles(*(tuple(jnp.asarray(g(a), jnp.float32) for a in tables) for g in (np.cos, np.sin)))
         # Split while a token is but a patch: nothing of the full length and width exists anywhere.
         fill = -(h * w) % free_axes().get("context", 1)
         patches = jnp.pad(patchify(x.astype(self.dtype), c.patch_size), ((0, 0), (0, 0), (0, fill), (0, 0)))
         y = constrain(self.patch_embedding(constrain(patches, *VIDEO)), *VIDEO)
-        y, _ = self.blocks(y, context, modulation, angles)
+        kept, count = (None, None) if past is None else ((past.keys, past.values), past.count)
+        y, own = self.blocks(y, context, kept, modulation, angles, causal, count)
         table = self.scale_shift_table + time.astype(jnp.float32)[:, :, None]
         y = modulate(self.norm_out(y.astype(jnp.float32)), table[:, :, :1], table[:, :, 1:]).astype(self.dtype)
         y = constrain(self.proj_out(constrain(y, *VIDEO)), *VIDEO)
         y = constrain(y, BATCH_AXES)[:, :, : h * w]
         y = y.reshape(-1, f, h, w, pt, ph, pw, c.out_channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-        return y.reshape(-1, f * pt, h * ph, w * pw, c.out_channels).astype(jnp.float32)
+        return y.reshape(-1, f * pt, h * ph, w * pw, c.out_channels).astype(jnp.float32), own
 
     def initialize(self, x, t, text, image=None):
         return self(x, t, self.context(text, image))
@@ -358,9 +430,29 @@ def velocity(
     frames: np.ndarray | None = None,
     dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
+    causal: bool | Bool[Array, ""] = False,
+    trained: int | None = None,
 ) -> Float[Array, "B f h w c2"]:
     """Velocity ``noise - x_0`` of latents ``x`` whose frame ``i`` is at diffusion time ``t[:, i]`` in [0, 1].
 
     ``frames`` overrides the positions in time of the latent frames. The result is float32.
+
+    Where it is ``causal``, a frame attends to itself and to those before it. That may be known only when it runs: one
+    program does both then, with one copy of all but the attention. With ``trained``, the number of latent frames of the
+    clips in training, positions of longer ones are RIFLEx's.
     """
-    return Denoiser(config, dtype, remat).apply({"params": params}, x, t, context, frames)
+    causal = None if causal is False else jnp.asarray(causal)
+    return Denoiser(config, dtype, remat).apply({"params": params}, x, t, context, frames, causal, trained)
+
+
+def follow(
+    config: DenoiserConfig,
+    params: Params,
+    x: Float[Array, "B 1 h w c"],
+    t: Float[Array, "B 1"],
+    context: PyTree,
+    past: Past,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[Float[Array, "B 1 h w c2"], tuple[Array, Array]]:
+    """The velocity of one latent frame behind those of ``past``; and its own keys and values [L, B, 1, s, heads, d]."""
+    return Denoiser(config, dtype).apply({"params": params}, x, t, context, past, method="follow")
