@@ -14,7 +14,16 @@ from vidjax.diffusion.flow import GRIDS, Schedule, last_steps, make_schedule
 from vidjax.diffusion.guidance import GUIDANCE, Guidance, make_guidance
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.errors import InputError
-from vidjax.given import Given, check_given, extension, fit_pictures, read_clip, read_mask, read_pictures
+from vidjax.given import (
+    Given,
+    check_given,
+    extension,
+    fit_pictures,
+    read_clip,
+    read_mask,
+    read_pictures,
+    read_references,
+)
 from vidjax.long import MAX_FRAMES, Rollout, continues, make_rollout, texts_by_window
 from vidjax.model import Model, ModelConfig
 from vidjax.resolution import Size, clip_sizes
@@ -108,6 +117,8 @@ def make_request(
     mask: Any = None,
     extend: str | None = None,
     camera: Camera | str | None = None,
+    references: Sequence[Any] = (),
+    style_image: Any = None,
     height: int | None = None,
     width: int | None = None,
     resolution: str | int | None = None,
@@ -155,6 +166,7 @@ def make_request(
     )
     fps = number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
     check_given(model, image, last_image, keyframes, video, strength, mask, extend)
+    subject, style = read_references(model, references, style_image)
     (height, width), size = clip_sizes(config, height, width, resolution, aspect_ratio, image, keyframes)
     enlarged = size != (height, width)
     if refine is not None:
@@ -198,7 +210,8 @@ def make_request(
             "extend: the result is the clip's own frames and new ones; there is no output or input of latents"
         )
     pictures = read_pictures(config, image, last_image, keyframes, num_frames, height, width)
-    request = dataclasses.replace(request, given=given._replace(pictures=pictures))
+    given = given._replace(pictures=pictures, references=subject, style=style)
+    request = dataclasses.replace(request, given=given)
     if latents is not None:
         request = dataclasses.replace(request, latents=_latents(config, request, latents))
     if not enlarged:
@@ -224,7 +237,7 @@ def _enlarged(config: ModelConfig, base: Request, size: Size, refine: float, dec
         base,
         height=size[0],
         width=size[1],
-        given=Given(fit_pictures(own.pictures, *size), strength=refine),
+        given=own._replace(pictures=fit_pictures(own.pictures, *size), clip=None, strength=refine),
         latents=None,
         tiling=decode_tiling(config, *size, decode_tile),
         tiles=make_tiling(whole, tile, overlap),

@@ -20,7 +20,8 @@ class SamplingDefaults:
     ``max_text_length`` is in tokens. ``guidance_scale`` 1 turns guidance off; models with two denoisers have a scale
     of its own for the second, ``guidance_scale_2``. ``given`` says of weights with one time per frame which latent
     frames they were trained to be given: the ``first`` ones, or ``any``. ``refine`` is the share of the steps that
-    larger clips are made anew with.
+    larger clips are made anew with. ``references`` is how many pictures of their subject clips can be made with, and
+    ``style_image`` whether one of their style: what the weights were trained for.
     """
 
     height: int = 480
@@ -34,6 +35,8 @@ class SamplingDefaults:
     guidance_scale_2: float | None = None
     given: str = "first"
     refine: float = 0.35
+    references: int = 0
+    style_image: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
