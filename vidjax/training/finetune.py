@@ -22,6 +22,17 @@ from vidjax.parallel.mesh import make_mesh
 from vidjax.training import lora as low_rank
 from vidjax.training.flow_matching import BatchVelocity, flow_loss, held_out_losses
 from vidjax.training.lora import LoRAConfig
+from vidjax.training.references import (
+    Pictures,
+    beside,
+    check_shares,
+    num_tokens,
+    open_pictures,
+    see,
+    taught,
+    tell,
+    with_pictures,
+)
 from vidjax.training.samples import Denoise, Encode, Parts, Row, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import encoded_ahead, encoded_in_step
@@ -49,6 +60,10 @@ class FinetuneTask:
         ``flow_shift``, so that training sees the times that sampling goes through.
       given_share: share of clips of which latent frames are given, for models with one time per frame; see
         ``flow_matching.given_frames``. A model whose latent frames were all trained to be given says so when exported.
+      reference_share: share of examples that are beside one to three pictures of their subject, whose colour and shape
+        the caption rarely tells then; of the shapes world only.
+      style_share: share of examples that are beside a still in their style, half of them beside a picture of their
+        subject too, if ``reference_share`` is not 0. An exported model says which pictures it was trained for.
       window: latent frames of a sample, of clips that are longer: as many as the model's own ``num_frames`` are.
       later_share: share of these samples that begin behind the clip's first latent frame, with some given.
       dtype: what is computed in; trained parameters, their moments and average are float32.
@@ -61,6 +76,8 @@ class FinetuneTask:
     caption_dropout: float = 0.1
     time_shift: float | None = None
     given_share: float = 0.3
+    reference_share: float = 0.0
+    style_share: float = 0.0
     window: int | None = None
     later_share: float = 0.5
     eval_clips: int = 64
@@ -71,7 +88,8 @@ class FinetuneTask:
         """The task as functions; computes latents and embeddings at the first call.
 
         Raises:
-          InputError: the model has no such denoiser or is given pictures as channels, or the clips do not fit it.
+          InputError: the model has no such denoiser or is given pictures as channels, or the clips do not fit it or
+            have no pictures to be beside.
         """
         path = bundled() if self.model is None else hub.find(self.model)
         model = dataclasses.replace(read_config(path), dtype=self.dtype)
@@ -85,6 +103,10 @@ class FinetuneTask:
             )
             for split in ("train", "test")
         )
+        pictures = None
+        if self.reference_share or self.style_share:
+            pictures = open_pictures(model.vae, autoencoder, self.data, place / "latents")
+            train = with_pictures(train, self.data, self.reference_share, self.style_share)
         test = test if self.window is None else first_windows(test, self.window)
         if isinstance(self.data, ListedData):
             texts = encoded_ahead(path, model, ["", *self.data.written()], place / "embeddings")
@@ -107,12 +129,12 @@ class FinetuneTask:
             init=functools.partial(self._init, model),
             loss=functools.partial(self._loss, model, velocity),
             source=train,
-            transform=functools.partial(self._transform, texts.row),
+            transform=functools.partial(self._transform, texts.row, pictures),
             evaluate=lambda params, key: self._evaluate(velocity, {**params, **held}, texts.row, test, key),
             rules=prefixed if self.lora is None else low_rank.RULES,
             export=functools.partial(self._export, path, model),
             start=None if self.lora is not None else functools.partial(self._start, path, model),
-            tokens=lambda batch: math.prod(batch["latents"].shape[:4]) // math.prod(model.transformer.patch_size),
+            tokens=lambda batch: num_tokens(batch, model.transformer.patch_size),
             sample=sample if model.boundary_ratio is None else None,  # half a walk shows nothing
             frozen=held,
         )
@@ -124,6 +146,11 @@ class FinetuneTask:
     def _check(self, path: Path, model: ModelConfig) -> None:
         if self.part not in model.parts:
             raise InputError(f"part={self.part}: {path} has one denoiser, transformer")
+        check_shares(self.data, self.reference_share, self.style_share)
+        if self.lora is not None and (self.reference_share or self.style_share):
+            raise InputError(
+                "reference_share, style_share: a LoRA cannot say that pictures can be given; set lora=none"
+            )
         jax.eval_shape(functools.partial(self._init, model), jax.random.key(0))
         if model.pictures == "channels":
             raise InputError(f"{path} is given pictures as channels; models that are made from words can be fine-tuned")
@@ -140,9 +167,11 @@ class FinetuneTask:
         layout = jax.tree.map(lambda leaf: leaf.sharding, abstract[self.part])
         return {self.part: folder.read_part(path, self.part, model.transformer, "float32", layout)}
 
-    def _transform(self, caption_row: Row, example: dict, rng: np.random.Generator) -> dict[str, Any]:
-        dropped = rng.random() < self.caption_dropout
-        row = _example(caption_row, example, "" if dropped else self.data.caption(example, rng))
+    def _transform(
+        self, caption_row: Row, pictures: Pictures | None, example: dict, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        dropped, seen = rng.random() < self.caption_dropout, see(self.data, pictures, example, rng)
+        row = _example(caption_row, example, "" if dropped else tell(self.data, example, rng, seen)) | seen.latents
         if self.window is not None:
             row["latents"], row["later"] = cut_window(row["latents"], self.window, self.later_share, rng)
         return row
@@ -170,18 +199,24 @@ class FinetuneTask:
         x: Array,
         t: Float[Array, "B f"],
     ) -> Float[Array, "B f h w c"]:
-        return denoise(encode(params, batch), params, x, t)
+        return beside(functools.partial(denoise, encode(params, batch), params), batch)(x, t)
 
     def _denoise(
-        self, model: ModelConfig, text: Float[Array, "B L D"], params: Params, x: Array, t: Float[Array, "B f"]
+        self,
+        model: ModelConfig,
+        text: Float[Array, "B L D"],
+        params: Params,
+        x: Array,
+        t: Float[Array, "B f"],
+        frames: np.ndarray | None = None,
     ) -> Float[Array, "B f h w c"]:
-        """What the denoiser says of noisy latents with this text."""
+        """What the denoiser says of noisy latents with this text, at these positions in time."""
         modules, dtype = model.modules, jnp.dtype(self.dtype)
         denoiser = params[self.part]
         if self.lora is not None:
             denoiser = low_rank.merged(denoiser, params["lora"], self.lora.strength)
         context = modules.denoiser.context(model.transformer, denoiser, text, dtype=dtype)
-        return modules.denoiser.velocity(model.transformer, denoiser, x, t, context, dtype=dtype, remat=self.remat)
+        return modules.denoiser.velocity(model.transformer, denoiser, x, t, context, frames, dtype, self.remat)
 
     def _loss(
         self, model: ModelConfig, velocity: BatchVelocity, params: Params, batch: dict[str, Array], key: Array
@@ -205,8 +240,9 @@ class FinetuneTask:
             return
         shutil.copytree(path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(self.part))
         folder.write_part(out, self.part, model.transformer, params[self.part], "bfloat16")
-        if model.pictures == "frames" and self.given_share:
-            sampling = dataclasses.replace(model.sampling, given="any")
+        given = {"given": "any"} if model.pictures == "frames" and self.given_share else {}
+        if learnt := given | taught(self.reference_share, self.style_share):
+            sampling = dataclasses.replace(model.sampling, **learnt)
             folder.write_json(out / "sampling.json", dataclasses.asdict(sampling))
 
 
