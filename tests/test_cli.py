@@ -387,6 +387,7 @@ def test_what_is_read_is_not_written_over(run, tmp_path):
         code, _, said = run("generate", "a red circle", *flags, "--out", str(clip))
         assert code == 2
         assert "is what is read: give another name" in said[-1]
+    assert clip.read_bytes() == b"mine"
 
 
 def test_pictures_of_a_model_that_takes_none(run, tmp_path):
@@ -400,4 +401,3 @@ def test_pictures_of_a_model_that_takes_none(run, tmp_path):
         code, _, said = run("generate", "it spins", *flags, "--out", "a.mp4")
         assert code == 2
         assert "is not trained to be given" in said[-1]
-    assert clip.read_bytes() == b"mine"
