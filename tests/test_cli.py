@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from vidjax import cli, unfinished
+from vidjax.model import bundled, read_config
 from vidjax.video import read_video
 
 PROMPT = "a small red circle moves right on grass"
@@ -378,7 +379,25 @@ def test_what_is_read_is_not_written_over(run, tmp_path):
     """A clip that was gone on with under its own name would be lost, and longer each time."""
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"mine")
-    code, _, said = run("generate", "a red circle", "--video", str(clip), "--extend", "after", "--out", str(clip))
-    assert code == 2
-    assert "is what is read: give another name" in said[-1]
+    for flags in (
+        ("--video", str(clip), "--extend", "after"),
+        ("--references", str(clip)),
+        ("--style-image", str(clip)),
+    ):
+        code, _, said = run("generate", "a red circle", *flags, "--out", str(clip))
+        assert code == 2
+        assert "is what is read: give another name" in said[-1]
     assert clip.read_bytes() == b"mine"
+
+
+def test_pictures_of_a_model_that_takes_none(run, tmp_path):
+    """Said in one line, with the models that can; before anything is compiled."""
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    sampling = read_config(bundled()).sampling
+    asked = [("--references", str(picture), str(picture))] if not sampling.references else []
+    asked += [("--style-image", str(picture))] if not sampling.style_image else []
+    for flags in asked:
+        code, _, said = run("generate", "it spins", *flags, "--out", "a.mp4")
+        assert code == 2
+        assert "is not trained to be given" in said[-1]

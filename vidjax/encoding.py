@@ -12,6 +12,7 @@ import numpy as np
 from vidjax import tokenizer as tokenizers
 from vidjax.conditioning.condition import Condition, nothing_given
 from vidjax.decoding import decode_tiling, tile_by_tile
+from vidjax.image import fit_image, pad_image
 from vidjax.long import window_overlap
 from vidjax.model import Model, ModelConfig, spread_batch
 from vidjax.models.wan.vae import VAEConfig
@@ -76,7 +77,8 @@ def make_condition(
     config = model.config
     texts = encode_texts(model, *text_key(window)) if texts is None else texts
     given, mask = nothing_given(window.batch, config.latent_shape(window.num_frames, window.height, window.width))
-    condition = Condition(texts.positive, texts.negative, given, mask)
+    references, style = _reference_latents(model, window)
+    condition = Condition(texts.positive, texts.negative, given, mask, references=references, style=style)
     if config.pictures == "frames":
         for place, latents in _given_latents(model, window, past):
             there = slice(place, place + latents.shape[1])
@@ -111,6 +113,26 @@ def _given_latents(model: Model, window: Request, past: Array | np.ndarray | Non
     if given.extend == "before":
         latents = encode_beginning(model, given.clip, window_overlap(config))
         yield window.rollout.size - latents.shape[1], latents
+
+
+def _reference_latents(model: Model, window: Request) -> tuple[Array | None, Array | None]:
+    """[B, R, h, w, z] of the pictures of the subject, and [B, 1, h, w, z] of that of the style; None where none is.
+
+    Each is a clip of one frame, of the size of what the model sees at once: of a larger clip, a tile.
+    """
+    size = window.height, window.width
+    if window.tiles is not None:
+        size = window.tiles.scaled(model.config.vae.spatial_factor).tile
+    references = [pad_image(picture, *size) for picture in window.given.references]
+    style = [] if window.given.style is None else [fit_image(window.given.style, *size)]
+    return _frames_apart(model, references, window.batch), _frames_apart(model, style, window.batch)
+
+
+def _frames_apart(model: Model, pictures: Sequence[np.ndarray], batch: int) -> Float[Array, "B n h w z"] | None:
+    """Latents of pictures, each as a clip of its own."""
+    if not pictures:
+        return None
+    return _batch(jnp.concatenate([encode_clip(model, picture[None]) for picture in pictures], axis=1), batch)
 
 
 def encode_clip(model: Model, frames: UInt8[np.ndarray, "F H W 3"]) -> Float[Array, "1 f h w z"]:

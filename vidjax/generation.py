@@ -45,6 +45,8 @@ def generate(
     mask: Any = None,
     extend: str | None = None,
     camera: Camera | str | None = None,
+    references: Sequence[Any] = (),
+    style_image: Any = None,
     height: int | None = None,
     width: int | None = None,
     resolution: str | int | None = None,
@@ -94,6 +96,9 @@ def generate(
         window; the result is the whole, the clip's own frames without a pass through the autoencoder.
       camera: how it moves: a ``vidjax.Camera``, or text such as ``pan left + zoom in``. Models have no input of its
         own for it: it is said at the end of the prompt, and a warning says in which words.
+      references: one to three pictures of one subject on a blank ground, who it is in every frame: for models that
+        are trained for it. Each is seen whole, on a ground of the colour of its border.
+      style_image: a picture whose style the clip takes, for models that are trained for it; cropped as ``image`` is.
       height, width: pixels, which the model makes at once.
       aspect_ratio: ``W:H`` as in ``16:9``, the number W/H, or ``image``, that of the picture: a size of the model's
         own number of pixels; or with ``height`` or ``width`` the other one.
@@ -140,6 +145,8 @@ def generate(
         mask=mask,
         extend=extend,
         camera=camera,
+        references=references,
+        style_image=style_image,
         height=height,
         width=width,
         resolution=resolution,

@@ -7,11 +7,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from vidjax.conditioning.references import MAX_REFERENCES
 from vidjax.data.buckets import Bucket, covering, crop
 from vidjax.errors import InputError, MediaError
 from vidjax.image import fit_image, read_image
 from vidjax.long import Rollout, continues, window_frames, window_overlap
-from vidjax.model import Model, ModelConfig
+from vidjax.model import Model, ModelConfig, bundled, read_config
 from vidjax.typing import Bool, UInt8
 from vidjax.video import MAX_CLIP_BYTES, Video, iter_frames, video_size
 
@@ -33,7 +34,8 @@ class Given(NamedTuple):
     """All that is given. ``pictures`` are in order.
 
     ``clip`` is gone on with, ``after`` its end or ``before`` its beginning; or it is painted over where ``mask`` is
-    true (None: everywhere), from as much noise as ``strength`` says.
+    true (None: everywhere), from as much noise as ``strength`` says. ``references`` are pictures of the subject, and
+    ``style`` is one whose style the clip takes: as they came, and in no frame of it.
     """
 
     pictures: tuple[Picture, ...] = ()
@@ -41,6 +43,8 @@ class Given(NamedTuple):
     extend: Side | None = None
     mask: Bool[np.ndarray, "n h w"] | None = None
     strength: float = 1.0
+    references: tuple[UInt8[np.ndarray, "_ _ 3"], ...] = ()
+    style: UInt8[np.ndarray, "_ _ 3"] | None = None
 
     @property
     def repaints(self) -> bool:
@@ -51,7 +55,8 @@ class Given(NamedTuple):
         """Where this is equal, programs are."""
         places = tuple(picture.place for picture in self.pictures)
         length = None if self.clip is None else len(self.clip)
-        return places, length, self.extend, self.mask is not None, self.strength
+        seen = len(self.references), self.style is not None
+        return places, length, self.extend, self.mask is not None, self.strength, *seen
 
     def window(self, rollout: Rollout, i: int) -> "Given":
         """What is given to a window: its own pictures, not those that it is given by the window before."""
@@ -140,13 +145,48 @@ def read_pictures(
             sources[frame] = ("keyframes", picture)
     pictures = []
     for frame, (name, source) in sorted(sources.items(), key=lambda item: item[0]):
-        try:
-            original = read_image(source)
-        except MediaError as error:
-            raise MediaError(f"{name}: {error}") from error
+        original = _read(name, source)
         place = frame // config.vae.temporal_factor
         pictures.append(Picture(place, fit_image(original, height, width), original))
     return tuple(pictures)
+
+
+def read_references(
+    model: Model, references: Any, style_image: Any
+) -> tuple[tuple[UInt8[np.ndarray, "_ _ 3"], ...], UInt8[np.ndarray, "_ _ 3"] | None]:
+    """The pictures of the subject, and that of the style.
+
+    Raises:
+      InputError: the model is not trained for them, or for fewer; or one cannot be read.
+    """
+    defaults, trained = model.config.sampling, f"{model.name} is not trained to be given"
+    if references is not None and not isinstance(references, list | tuple):
+        most = defaults.references or MAX_REFERENCES
+        raise InputError(f"references: a list of 1 to {most} pictures is expected, not {type(references).__name__}")
+    if references and not defaults.references:
+        raise InputError(f"references: {trained} pictures of a subject; {_able('references')}")
+    if len(references or ()) > defaults.references:
+        most = defaults.references
+        raise InputError(f"references: {len(references)} pictures; {model.name} takes 1 to {most}; nearest: {most}")
+    if style_image is not None and not defaults.style_image:
+        raise InputError(f"style_image: {trained} the picture of a style; {_able('style_image')}")
+    subject = tuple(_read(f"references, picture {i}", each) for i, each in enumerate(references or (), 1))
+    return subject, None if style_image is None else _read("style_image", style_image)
+
+
+def _able(field: str) -> str:
+    """Which models can be given what is named as ``field`` of the sampling defaults is."""
+    if getattr(read_config(bundled()).sampling, field):
+        return "the bundled model can"
+    share = {"references": "reference_share", "style_image": "style_share"}[field]
+    return f"models that were trained with {share} can"
+
+
+def _read(name: str, source: Any) -> UInt8[np.ndarray, "H W 3"]:
+    try:
+        return read_image(source)
+    except MediaError as error:
+        raise MediaError(f"{name}: {error}") from error
 
 
 def fit_pictures(pictures: Iterable[Picture], height: int, width: int) -> tuple[Picture, ...]:

@@ -66,6 +66,26 @@ def fit_image(
     return np.array(fitted)
 
 
+def pad_image(image: UInt8[np.ndarray, "H W 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Scales `image` (Lanczos) to fit into height x width whole, keeping its aspect, in the middle of a plain ground.
+
+    The ground has the colour of the picture's border: the median, by channel.
+    """
+    from PIL import Image
+
+    if height < 1 or width < 1:
+        raise MediaError(f"An image cannot be fitted to {height}x{width}: both must be at least 1.")
+    H, W, _ = image.shape
+    scale = min(height / H, width / W)
+    h, w = (min(max(round(n * scale), 1), most) for n, most in ((H, height), (W, width)))
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    padded = np.empty((height, width, 3), np.uint8)
+    padded[:] = np.median(border, axis=0)
+    top, left = (height - h) // 2, (width - w) // 2
+    padded[top : top + h, left : left + w] = Image.fromarray(image).resize((w, h), Image.Resampling.LANCZOS)
+    return padded
+
+
 def check_readable(path: str | os.PathLike) -> Path:
     """Returns `path` as a Path; raises MediaError if it is not a regular, readable file or is empty."""
     try:

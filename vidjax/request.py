@@ -14,7 +14,16 @@ from vidjax.diffusion.flow import GRIDS, Schedule, last_steps, make_schedule
 from vidjax.diffusion.guidance import GUIDANCE, Guidance, make_guidance
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.errors import InputError
-from vidjax.given import Given, check_given, extension, fit_pictures, read_clip, read_mask, read_pictures
+from vidjax.given import (
+    Given,
+    check_given,
+    extension,
+    fit_pictures,
+    read_clip,
+    read_mask,
+    read_pictures,
+    read_references,
+)
 from vidjax.long import MAX_FRAMES, Rollout, check_causal, continues, make_rollout, texts_by_window
 from vidjax.model import Model, ModelConfig
 from vidjax.resolution import Size, clip_sizes
@@ -112,6 +121,8 @@ def make_request(
     mask: Any = None,
     extend: str | None = None,
     camera: Camera | str | None = None,
+    references: Sequence[Any] = (),
+    style_image: Any = None,
     height: int | None = None,
     width: int | None = None,
     resolution: str | int | None = None,
@@ -162,8 +173,10 @@ def make_request(
     fps = number("fps", defaults.fps if fps is None else fps, 0.01, MAX_FPS)
     if causal:
         others = {"last_image": last_image, "keyframes": keyframes, "video": video, "refine": refine}
+        others |= {"references": references or None, "style_image": style_image}
         check_causal(config, model.name, {**others, "latents": latents, "riflex": riflex or None})
     check_given(model, image, last_image, keyframes, video, strength, mask, extend)
+    subject, style = read_references(model, references, style_image)
     (height, width), size = clip_sizes(config, height, width, resolution, aspect_ratio, image, keyframes)
     enlarged = size != (height, width)
     if enlarged and causal:
@@ -212,7 +225,8 @@ def make_request(
             "extend: the result is the clip's own frames and new ones; there is no output or input of latents"
         )
     pictures = read_pictures(config, image, last_image, keyframes, num_frames, height, width)
-    request = dataclasses.replace(request, given=given._replace(pictures=pictures))
+    given = given._replace(pictures=pictures, references=subject, style=style)
+    request = dataclasses.replace(request, given=given)
     if latents is not None:
         request = dataclasses.replace(request, latents=_latents(config, request, latents))
     if not enlarged:
@@ -238,7 +252,7 @@ def _enlarged(config: ModelConfig, base: Request, size: Size, refine: float, dec
         base,
         height=size[0],
         width=size[1],
-        given=Given(fit_pictures(own.pictures, *size), strength=refine),
+        given=own._replace(pictures=fit_pictures(own.pictures, *size), clip=None, strength=refine),
         latents=None,
         tiling=decode_tiling(config, *size, decode_tile),
         tiles=make_tiling(whole, tile, overlap),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidjax.conditioning.condition import Condition, cut_condition, paste, whole, with_given, with_kept
+from vidjax.conditioning.references import with_references
 from vidjax.diffusion import sampling
 from vidjax.diffusion.flow import TRAIN_STEPS, Grid, Schedule, initial_noise
 from vidjax.diffusion.guidance import Guidance, guide
@@ -156,15 +157,24 @@ def _guided_velocity(
     scale: float | Array,
     guidance: Guidance,
 ) -> Velocity:
-    def clip_velocity(context: PyTree, given: Array, mask: Array, channels: Array | None) -> Velocity:
-        def denoise(x: Float[Array, "B f h w c"], t: Float[Array, "B f"]) -> Float[Array, "B f h w c"]:
+    def clip_velocity(
+        context: PyTree,
+        given: Array,
+        mask: Array,
+        channels: Array | None,
+        references: Array | None,
+        style: Array | None,
+    ) -> Velocity:
+        def denoise(
+            x: Float[Array, "B f h w c"], t: Float[Array, "B f"], frames: np.ndarray | None
+        ) -> Float[Array, "B f h w c"]:
             x = x if channels is None else jnp.concatenate([x, channels], axis=-1)
             how = {"dtype": jnp.dtype(config.dtype), "trained": seen_frames(config) + 1 if config.riflex else None}
-            return config.modules.denoiser.velocity(config.transformer, params, x, t, context, **how)
+            return config.modules.denoiser.velocity(config.transformer, params, x, t, context, frames, **how)
 
-        return with_given(denoise, given, mask)
+        return with_given(with_references(denoise, references, style), given, mask)
 
-    parts = condition.given, condition.mask, condition.channels
+    parts = condition.given, condition.mask, condition.channels, condition.references, condition.style
     alone = None if contexts.alone is None else clip_velocity(contexts.alone, *parts)
     if contexts.pair is None:
         return alone

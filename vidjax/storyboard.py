@@ -35,7 +35,7 @@ IN_PLACE_OF = {
 }
 """The settings that a hold-over stands in place of."""
 
-FILES = ("image", "last_image", "video", "mask")
+FILES = ("image", "last_image", "video", "mask", "style_image")
 EXAMPLE = '[[shot]] and prompt = "a red circle"'
 
 
@@ -137,6 +137,8 @@ def _from_folder(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: seen(value) if name in FILES else value for name, value in asked.items()}
     if isinstance(found.get("keyframes"), dict):
         found["keyframes"] = {frame: seen(picture) for frame, picture in found["keyframes"].items()}
+    if isinstance(found.get("references"), list):
+        found["references"] = [seen(picture) for picture in found["references"]]
     return found
 
 

@@ -167,6 +167,8 @@ def describe(model: Model, request: Request) -> dict[str, Any]:
         "refine": request.given.strength if request.base else None,
         "fps": request.fps,
         "pictures": [[picture.place, _digest(picture.original)] for picture in given.pictures],
+        "references": [_digest(picture) for picture in given.references],
+        "style_image": _digest(given.style),
         "video": _digest(given.clip),
         "mask": _digest(given.mask),
         "extend": given.extend,

@@ -13,6 +13,7 @@ from vidjax.data.buckets import (
     fitting,
     parse_bucket,
     sources_of,
+    weighted,
 )
 from vidjax.errors import InputError
 
@@ -90,6 +91,14 @@ def test_one_after_another():
         with pytest.raises(IndexError):
             source[index]
     assert sources_of(source)[2] == [c]
+    assert weighted(source) == [([a, b], 2), ([], 0), ([c], 1), ([d, e, f], 3)]
+    assert weighted(Bucketed(source.sources, (1.0, 2.0, 3.0, 4.0))) == [
+        ([a, b], 1.0),
+        ([], 0),
+        ([c], 3.0),
+        ([d, e, f], 4.0),
+    ]
+    assert weighted([a, b]) == [([a, b], 2)]
     assert sources_of([a, b]) == ([a, b],)
     assert first_examples(source, 4) == [[a], [c], [d]]
     assert first_examples(source, 6) == [[a, b], [c], [d, e]]

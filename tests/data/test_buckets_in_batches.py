@@ -121,3 +121,15 @@ def test_a_source_of_one_bucket_is_read_as_it_always_was(source):
     plain = source.sources[1]
     same = functools.partial(loader, start=3)
     assert_same(take(same(Bucketed((plain,))), 9), take(same(plain), 9))
+
+
+def test_weights_say_how_often(source):
+    """Shares of kinds of examples that a configuration names must be those that are trained on."""
+    shared = Bucketed(source.sources, (0.25, 0.5, 0.25))
+    files = [batch["file"] for batch in take(loader(shared), 40)]
+    starts = np.cumsum([0, *COUNTS])
+    counts = np.histogram([rows[0] for rows in files], starts)[0]
+    np.testing.assert_array_equal(counts, [10, 20, 10])
+    for i in (0, 7, 39):
+        assert indices(shared, BATCH, 5, i) == files[i].tolist()
+    assert all(starts[1] <= index < starts[2] for index in indices(Bucketed(source.sources, (0, 1.0, 0)), BATCH, 5, 3))

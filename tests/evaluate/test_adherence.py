@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from vidjax.data.shapes import Scene, Subject
+from vidjax.data.shapes import COLOURS, SHAPES, Scene, Subject, held_out
+from vidjax.data.shapes.places import RGB
 from vidjax.errors import InputError
 from vidjax.evaluate import evaluate, examine
 from vidjax.evaluate.adherence import judge, right
 from vidjax.evaluate.detect import Seen
+from vidjax.evaluate.references import reference_request, reference_scenes
 from vidjax.evaluate.signals import dynamic_degree
 
 ONE = Scene((Subject("red", "star", "small"),), "moves up", "sea", "static", "anime")
@@ -66,8 +68,28 @@ def test_report(examined):
     assert words | signals | quality | {"joint_flicker"} <= report.scores.keys()
     assert words | signals <= report.ceilings.keys() & report.reconstructed.keys()
     assert all(low <= report.scores[name] <= high for name, (low, high) in report.intervals.items())
+    assert not any(name.startswith("reference_") for name in report.scores), "the model takes none"
     assert json.loads(json.dumps(dataclasses.asdict(report)))["scores"] == report.scores
     assert len(report.table().splitlines()) == 1 + len(report.scores)
+
+
+def test_references_are_judged_by_what_they_alone_tell(tiny):
+    """A colour or shape that the prompt tells, or another portrait than is judged by, would measure something else."""
+    sampling = dataclasses.replace(tiny.config.sampling, references=3)
+    able = dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, sampling=sampling))
+    report = evaluate(able, num_prompts=1, num_seeds=1, workers=1, reference_clips=3)
+    found = {name for name in report.scores if name.startswith("reference_")}
+    assert found == {"reference_colour", "reference_shape"} == found & report.ceilings.keys()
+    assert report.counts["reference_colour"] == 3
+    assert report.ceilings["reference_colour"] > 0.5
+    for i, scene in enumerate(reference_scenes(0, 5)):
+        assert len(scene.subjects) == 1
+        assert held_out(scene)
+        request = reference_request(able, scene, i, (16, 32), {})
+        assert not {*request.prompts[0].replace(",", "").split()} & {*COLOURS, *SHAPES}
+        (picture,) = request.given.references
+        near = np.abs(picture.astype(int) - RGB[scene.subjects[0].colour]).max(axis=-1) <= 2
+        assert near.any()
 
 
 def test_clips_are_those_of_the_report(examined):

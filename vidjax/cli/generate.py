@@ -59,6 +59,11 @@ class Generate:
     how much is added, to the nearest 4 frames."""
     camera: str | None = None
     """How it moves: "pan left", "zoom in + tilt up 0.5" (a speed; 1 is usual). It is said at the end of PROMPT."""
+    references: tuple[Path, ...] = ()
+    """One to three pictures of one subject on a blank ground, who it is in every frame, for models that are trained
+    for it."""
+    style_image: Path | None = None
+    """A picture whose style the clip takes, for models that are trained for it."""
     negative_prompt: str = ""
     """What to lead away from."""
     height: int | None = None
@@ -197,7 +202,8 @@ def _later(then: Sequence[tuple[float, str]]) -> dict[float, str]:
 
 def _check_apart(command: Generate) -> None:
     """See that what is read is not written over."""
-    read = [command.image, command.last_image, command.video, command.mask, *dict(command.keyframes).values()]
+    read = [command.image, command.last_image, command.video, command.mask, command.style_image]
+    read += [*dict(command.keyframes).values(), *command.references]
     for path in read:
         if path is not None and command.out.exists() and path.exists() and command.out.samefile(path):
             raise InputError(f"--out {command.out} is what is read: give another name")
@@ -280,6 +286,8 @@ def _defaults(command: Generate) -> dict[str, Any]:
     """The flags that were given, as a file of requests has them."""
     given = {name: getattr(command, name) for name in _settings() if getattr(command, name) != getattr(Generate, name)}
     defaults = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    if command.references:
+        defaults["references"] = [str(picture) for picture in command.references]
     if command.keyframes:
         defaults["keyframes"] = {str(frame): str(picture) for frame, picture in _by_frame(command).items()}
     return defaults

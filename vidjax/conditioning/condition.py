@@ -18,6 +18,9 @@ class Condition(NamedTuple):
     see what is given as ``channels`` beside the latents instead, and some of them as tokens of an image encoder.
 
     ``kept`` are latents of a clip that is painted over, which stay where ``keep`` is true.
+
+    ``references`` are latents of pictures of one subject, and ``style`` of one whose style the clip takes, each of a
+    clip of one frame: the denoiser sees them beside the clip (``conditioning.references``), of which they are no part.
     """
 
     text: Float[Array, "B L D"]
@@ -28,6 +31,8 @@ class Condition(NamedTuple):
     image: Float[Array, "B I E"] | None = None
     kept: Float[Array, "B f h w c"] | None = None
     keep: Bool[Array, "B f h w"] | None = None
+    references: Float[Array, "B R h w c"] | None = None
+    style: Float[Array, "B 1 h w c"] | None = None
 
 
 def nothing_given(batch: int, shape: tuple[int, int, int, int]) -> tuple[Array, Array]:
@@ -41,7 +46,7 @@ def paste(given: Float[Array, "B f h w c"], mask: Bool[Array, "B f"], x: Float[A
 
 
 def cut_condition(condition: Condition, corner: tuple[Array, Array], tile: tuple[int, int]) -> Condition:
-    """What a tile of the clip is made from; ``kept`` is left out."""
+    """What a tile of the clip is made from; ``kept`` is left out. ``references`` and ``style`` are of a tile's size."""
     given, channels = (None if x is None else cut(x, corner, tile) for x in (condition.given, condition.channels))
     return condition._replace(given=given, channels=channels, kept=None, keep=None)
 

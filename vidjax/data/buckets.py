@@ -99,9 +99,13 @@ def crop(
 
 @dataclasses.dataclass(frozen=True)
 class Bucketed:
-    """Sources one after another, each of examples of one shape; batches come from one at a time."""
+    """Sources one after another, each of examples of one shape; batches come from one at a time.
+
+    ``weights`` say how often from each; None: as often as it has examples.
+    """
 
     sources: tuple[Any, ...]
+    weights: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.sources))
@@ -126,6 +130,15 @@ class Bucketed:
 def sources_of(source: Any) -> tuple[Any, ...]:
     """The sources of one shape that a source is made of; most are one."""
     return source.sources if isinstance(source, Bucketed) else (source,)
+
+
+def weighted(source: Any) -> list[tuple[Any, float]]:
+    """The sources of one shape that a source is made of, each with how often batches come from it."""
+    weights = source.weights if isinstance(source, Bucketed) else None
+    return [
+        (one, weight if len(one) else 0)
+        for one, weight in zip(sources_of(source), weights or map(len, sources_of(source)), strict=True)
+    ]
 
 
 def first_examples(source: Any, count: int) -> list[list[dict[str, Any]]]:

@@ -8,7 +8,7 @@ import grain
 import numpy as np
 
 from vidjax.config import CONFIG_MODULE
-from vidjax.data.buckets import sources_of
+from vidjax.data.buckets import weighted
 from vidjax.errors import InputError
 
 
@@ -29,8 +29,8 @@ def make_loader(
     Batch `k` is a function of `(source, transform, batch_size, seed, k)` alone. The numbers of processes
     and workers do not matter, so a position is one number and a run may resume elsewhere. Each epoch has an
     order of its own. A batch has examples of one shape: of a `Bucketed` source they come from one bucket, and
-    the buckets take turns, each as often as it has examples. `workers=0` reads in threads of this process,
-    otherwise in that many processes.
+    the buckets take turns, each as often as it has examples, or as its weight says. `workers=0` reads in threads
+    of this process, otherwise in that many processes.
 
     Raises:
       InputError: the source is empty, or the batch does not divide over the processes.
@@ -42,8 +42,7 @@ def make_loader(
             f"batch_size={batch_size} does not divide over {count} readers; "
             f"the nearest that does is {max(round(batch_size / count), 1) * count}"
         )
-    sources = [one for one in sources_of(source) if len(one)]
-    batches = _batches(sources, transform, batch_size, seed, blocks, count)[start:]
+    batches = _batches(weighted(source), transform, batch_size, seed, blocks, count)[start:]
     if workers == 0:
         return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
     _prepare_workers()
@@ -54,15 +53,21 @@ def make_loader(
 
 def indices(source: Any, batch_size: int, seed: int, batch: int) -> list[int]:
     """Where in `source` the rows of a global batch of `make_loader` lie, in order; no example is read."""
-    sizes = [len(one) for one in sources_of(source)]
-    starts = np.cumsum([0, *sizes[:-1]])
-    numbers = [range(start, start + size) for start, size in zip(starts, sizes, strict=True) if size]
+    sizes = [(len(one), weight) for one, weight in weighted(source)]
+    starts = np.cumsum([0, *(size for size, _ in sizes[:-1])])
+    numbers = [(range(start, start + size), weight) for start, (size, weight) in zip(starts, sizes, strict=True)]
     return _batches(numbers, lambda index, rng: {"index": index}, batch_size, seed, (0,), 1)[batch]["index"].tolist()
 
 
 def _batches(
-    sources: Sequence[Any], transform: Callable, batch_size: int, seed: int, blocks: Sequence[int], count: int
+    parts: Sequence[tuple[Any, float]],
+    transform: Callable,
+    batch_size: int,
+    seed: int,
+    blocks: Sequence[int],
+    count: int,
 ) -> grain.MapDataset:
+    sources, weights = zip(*(each for each in parts if each[1]), strict=True)
     if len(sources) == 1:
         return _of_one_shape(sources[0], transform, batch_size, seed, blocks, count)
     seeds = np.random.SeedSequence(seed).generate_state(len(sources))
@@ -70,8 +75,7 @@ def _batches(
         _of_one_shape(one, transform, batch_size, int(own), blocks, count)
         for one, own in zip(sources, seeds, strict=True)
     ]
-    # Each comes as often as it has examples.
-    return grain.MapDataset.mix(buckets, [len(one) for one in sources])
+    return grain.MapDataset.mix(buckets, weights)
 
 
 def _of_one_shape(

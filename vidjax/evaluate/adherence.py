@@ -11,7 +11,7 @@ import numpy as np
 
 from vidjax.data.shapes import Scene, caption, held_out_scene, render
 from vidjax.errors import InputError
-from vidjax.evaluate import drift
+from vidjax.evaluate import drift, references
 from vidjax.evaluate.detect import Seen, detect
 from vidjax.evaluate.report import Report, mean_interval, wilson
 from vidjax.evaluate.signals import WINDOW, Clip, dynamic_degree, flicker, psnr, ssim
@@ -29,6 +29,9 @@ FIRST_FRAMES = 16
 
 LONG_CLIPS = 16
 """Half of them of a subject that rests, whose shape can be told."""
+
+REFERENCE_CLIPS = 60
+"""Clips of a subject that a picture shows, of models that can be given it."""
 
 KINDS = ("scores", "ceilings", "reconstructed")
 """What is measured: the model's clips, renderings, and renderings after the autoencoder."""
@@ -78,6 +81,7 @@ def examine(
     on_stage: Callable[[str], None] = lambda name: None,
     long_seconds: float = 0.0,
     long_clips: int = LONG_CLIPS,
+    reference_clips: int = REFERENCE_CLIPS,
     **settings: Any,
 ) -> Examined:
     """Clips of ``num_prompts`` prompts that training never saw, ``num_seeds`` each, and what is to be seen in them.
@@ -86,12 +90,15 @@ def examine(
       seed: chooses the prompts and the noise.
       workers: processes that look at clips; None: as many as there are cores.
       long_seconds: length of ``long_clips`` further clips of one subject each, of several windows; 0: none.
+      reference_clips: further clips of one subject each that a picture shows and the prompt does not tell, of models
+        that can be given pictures of a subject.
       settings: keyword arguments of ``vidjax.generate``; left out, the model's own defaults.
 
     Raises:
       InputError: a number below 1, or settings that do not fit the model.
     """
-    for name, value in (("num_prompts", num_prompts), ("num_seeds", num_seeds), ("long_clips", long_clips)):
+    counts = {"num_prompts": num_prompts, "num_seeds": num_seeds}
+    for name, value in {**counts, "long_clips": long_clips, "reference_clips": reference_clips}.items():
         if value < 1:
             raise InputError(f"{name}={value}: must be at least 1")
     request = make_request(model, "", **settings)
@@ -134,6 +141,9 @@ def examine(
         _add_mean(report, "autoencoder_psnr", [psnr(*pair) for pair in zip(through, truth, strict=True)])
         if min(size[1:]) >= WINDOW:
             _add_mean(report, "autoencoder_ssim", [ssim(*pair) for pair in zip(through, truth, strict=True)])
+        if model.config.sampling.references:
+            on_stage("references")
+            _of_references(model, report, look, seed, size, reference_clips, settings)
         long = []
         if long_seconds:
             on_stage("long clips")
@@ -223,6 +233,27 @@ def _long(
         report.counts[name] = len(clips)
     jobs = [(prompt, seed + i) for i, prompt in enumerate(prompts)]
     return _looked(jobs, clips, truth, words["scores"], request.fps)
+
+
+def _of_references(
+    model: Model,
+    report: Report,
+    look: Callable[[Sequence[Scene], Sequence[Clip]], list[tuple[Word, ...]]],
+    seed: int,
+    size: tuple[int, int, int],
+    count: int,
+    settings: dict[str, Any],
+) -> None:
+    """Adds to the report how often the subject is the one that a picture shows."""
+    scenes = references.reference_scenes(seed, count)
+    requests = [references.reference_request(model, s, seed + i, size[1:], settings) for i, s in enumerate(scenes)]
+    truth = [render(scene, *size) for scene in scenes]
+    clips = {"scores": list(_clips(model, requests)), "ceilings": truth}
+    clips["reconstructed"] = [_reconstruct(model, clip) for clip in truth]
+    words = {}
+    for kind, frames in clips.items():
+        words[kind] = [tuple(w for w in clip if w.name in references.JUDGED) for clip in look(scenes, frames)]
+    _add_shares(report, words, "reference_")
 
 
 def _captions(scenes: Sequence[Scene], seed: int) -> list[str]:

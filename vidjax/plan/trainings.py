@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.stages import Lowered
 
 from vidjax.arithmetic import matrix_flops
@@ -28,6 +29,7 @@ from vidjax.training.denoiser import DenoiserTask
 from vidjax.training.finetune import FinetuneTask
 from vidjax.training.flow_matching import flow_loss
 from vidjax.training.loop import abstract_state, jit_step
+from vidjax.training.references import COUNTS, beside
 from vidjax.training.state import make_optimizer
 from vidjax.training.task import Task
 from vidjax.typing import Array, Params, PyTree
@@ -93,7 +95,11 @@ def finetuning(config: ModelConfig, latent: tuple[int, ...], remat: Remat) -> Tr
     def velocity(params: Params, batch: dict[str, Array], x: Array, t: Array) -> Array:
         denoiser, text = params["transformer"], encode(params, batch)
         context = modules.denoiser.context(config.transformer, denoiser, text, dtype=dtype)
-        return modules.denoiser.velocity(config.transformer, denoiser, x, t, context, dtype=dtype, remat=remat)
+
+        def denoise(x: Array, t: Array, frames: np.ndarray | None) -> Array:
+            return modules.denoiser.velocity(config.transformer, denoiser, x, t, context, frames, dtype, remat)
+
+        return beside(denoise, batch)(x, t)
 
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         shift = math.log(config.sampling.flow_shift)
@@ -167,7 +173,7 @@ def _denoiser(task: DenoiserTask, clip: Clip) -> tuple:
     if coder.z_dim != task.model.in_channels:
         raise InputError(f"{path} does not exist, and its latents are not as the bundled model's; train it first")
     latent = _latent(coder, clip, task.model.patch_size[1:])
-    example = _example(latent, task.sampling.max_text_length)
+    example = _example(latent, task.sampling.max_text_length) | _beside(task, latent)
     if isinstance(task.data, SceneData):
         example["factors"] = jax.ShapeDtypeStruct((len(probe.HEADS),), jnp.int32)
     init = dataclasses.replace(task, text_steps=0).init
@@ -183,7 +189,16 @@ def _finetune(task: FinetuneTask, clip: Clip) -> tuple:
     if config.pictures == "channels":
         raise InputError(f"{task.model} is given pictures as channels; models made from words can be trained")
     latent = _latent(config.vae, clip, config.transformer.patch_size[1:])
-    return finetuning(config, latent, task.remat), config.transformer, latent
+    training = finetuning(config, latent, task.remat)
+    training = dataclasses.replace(training, example=training.example | _beside(task, latent))
+    return training, config.transformer, latent
+
+
+def _beside(task: DenoiserTask | FinetuneTask, latent: tuple[int, ...]) -> dict[str, Any]:
+    """The most pictures that are beside an example."""
+    if task.reference_share:
+        return {"references": jax.ShapeDtypeStruct((max(COUNTS), *latent[1:]), jnp.float32)}
+    return {"style": jax.ShapeDtypeStruct((1, *latent[1:]), jnp.float32)} if task.style_share else {}
 
 
 def _example(latent: tuple[int, ...], text_length: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,18 @@ from vidjax.parallel.rules import Rules
 from vidjax.training import caption_swap, probe
 from vidjax.training.causal import check_causal_share
 from vidjax.training.flow_matching import flow_loss, held_out_losses
+from vidjax.training.references import (
+    Pictures,
+    beside,
+    check_shares,
+    num_tokens,
+    open_pictures,
+    see,
+    taught,
+    tell,
+    untold_captions,
+    with_pictures,
+)
 from vidjax.training.samples import Parts, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import token_row
@@ -44,6 +55,10 @@ class DenoiserTask:
       caption_dropout: share of captions left out, for guidance.
       time_shift: mean of the normal whose logistic is the diffusion time.
       given_share: share of clips of which latent frames are given at time 0, see ``flow_matching.given_frames``.
+      reference_share: share of examples that are beside one to three pictures of their subject, whose colour and shape
+        the caption rarely tells then; of the shapes world only.
+      style_share: share of examples that are beside a still in their style, half of them beside a picture of their
+        subject too, if ``reference_share`` is not 0. An exported model says which pictures it was trained for.
       window: latent frames of a sample, of clips that are longer: as many as ``sampling.num_frames`` are.
       later_share: share of these samples that begin behind the clip's first latent frame, with some given: they teach
         to go on, for clips of several windows.
@@ -63,6 +78,8 @@ class DenoiserTask:
     caption_dropout: float = 0.1
     time_shift: float = 0.7
     given_share: float = 0.3
+    reference_share: float = 0.0
+    style_share: float = 0.0
     window: int | None = None
     later_share: float = 0.5
     causal_share: float = 0.0
@@ -83,9 +100,10 @@ class DenoiserTask:
         """The task as functions; computes the latents at the first call.
 
         Raises:
-          InputError: the clips are not of a size that the autoencoder and the denoiser take, or ``window`` is not
-            what is sampled.
+          InputError: the clips are not of a size that the autoencoder and the denoiser take, ``window`` is not what is
+            sampled, or these clips have no pictures to be beside.
         """
+        check_shares(self.data, self.reference_share, self.style_share)
         vae_config = folder.read_config(Path(self.vae), "vae")
         check_window(self.window, self.sampling, vae_config.temporal_factor)
         check_causal_share(self.causal_share, self.sampling, vae_config.temporal_factor)
@@ -99,6 +117,10 @@ class DenoiserTask:
             open_latents(vae_config, vae_params, self.data.open(split), place, f"{self.data.name()}-{split}")
             for split in ("train", "test")
         )
+        pictures = None
+        if self.reference_share or self.style_share:
+            pictures = open_pictures(vae_config, vae_params, self.data, place)
+            train = with_pictures(train, self.data, self.reference_share, self.style_share)
         test = test if self.window is None else first_windows(test, self.window)
         parts = Parts(
             functools.partial(token_row, tokenizer),
@@ -112,12 +134,12 @@ class DenoiserTask:
             init=self.init,
             loss=self.loss,
             source=train,
-            transform=lambda example, rng: self.transform(tokenizer, example, rng),
+            transform=lambda example, rng: self.transform(tokenizer, example, rng, pictures),
             evaluate=lambda params, key: self.evaluate(params, tokenizer, test, key),
             rules=self.rules,
             export=lambda params, out: self.export(params, out, tokenizer, vae_config, on_host),
             start=self.start if self.text_steps and isinstance(self.data, SceneData) else None,
-            tokens=lambda batch: math.prod(batch["latents"].shape[:4]) // math.prod(self.model.patch_size),
+            tokens=lambda batch: num_tokens(batch, self.model.patch_size),
             sample=lambda params, key: sample_clips(parts, params, on_host, self.data, test, key),
         )
 
@@ -129,7 +151,8 @@ class DenoiserTask:
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         """Learned from captions of the training clips."""
-        return _train_tokenizer(self.data, TOKENIZER_CAPTIONS, self.sampling.max_text_length)
+        untold = bool(self.reference_share)
+        return _train_tokenizer(self.data, TOKENIZER_CAPTIONS, self.sampling.max_text_length, untold)
 
     def text_config(self) -> t5.T5Config:
         """The text encoder with the vocabulary of the tokenizer."""
@@ -159,15 +182,22 @@ class DenoiserTask:
 
         return jax.jit(learned, out_shardings=jax.tree.map(lambda a: a.sharding, abstract))(key)
 
-    def transform(self, tokenizer: tokenizers.Tokenizer, example: dict, rng: np.random.Generator) -> dict[str, Any]:
-        """Latents, the tokens of one of the captions, and the factors, where known, it tells (-1: caption left out)."""
-        dropped = rng.random() < self.caption_dropout
-        text = "" if dropped else self.data.caption(example, rng)
-        row = {"latents": np.asarray(example["latents"], np.float32), **token_row(tokenizer, text)}
+    def transform(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        example: dict,
+        rng: np.random.Generator,
+        pictures: Pictures | None = None,
+    ) -> dict[str, Any]:
+        """Latents, those of pictures that are beside the example, the tokens of one of the captions, and the factors,
+        where known, it tells (-1: left out)."""
+        dropped, seen = rng.random() < self.caption_dropout, see(self.data, pictures, example, rng)
+        text = "" if dropped else tell(self.data, example, rng, seen)
+        row = {"latents": np.asarray(example["latents"], np.float32), **seen.latents, **token_row(tokenizer, text)}
         if self.window is not None:
             row |= window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
         if isinstance(self.data, SceneData):
-            labels = probe.labels(self.data.scene(example))
+            labels = probe.labels(self.data.scene(example), seen.show)
             row["factors"] = np.full_like(labels, -1) if dropped else labels
         return row
 
@@ -184,7 +214,8 @@ class DenoiserTask:
         causal: bool | Bool[Array, ""] = False,
     ) -> Array:
         """What the denoiser says of noisy latents of a batch."""
-        return self.denoise(self.encode_text(params, batch["tokens"], batch["length"]), params, x, t, causal)
+        text = self.encode_text(params, batch["tokens"], batch["length"])
+        return beside(functools.partial(self.denoise, text, params, causal=causal), batch)(x, t)
 
     def denoise(
         self,
@@ -192,20 +223,21 @@ class DenoiserTask:
         params: Params,
         x: Array,
         t: Float[Array, "B f"],
+        frames: np.ndarray | None = None,
         causal: bool | Bool[Array, ""] = False,
     ) -> Array:
-        """What the denoiser says of noisy latents with this text."""
+        """What the denoiser says of noisy latents with this text, at these positions in time."""
         own, how = params["transformer"], {"dtype": jnp.dtype(self.dtype), "remat": self.remat, "causal": causal}
         context = denoiser.context(self.model, own, text, dtype=how["dtype"])
-        return denoiser.velocity(self.model, own, x, t, context, **how)
+        return denoiser.velocity(self.model, own, x, t, context, frames, **how)
 
     def loss(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         """Traceable; see the class."""
         text = self.encode_text(params, batch["tokens"], batch["length"])
 
         def velocity(params: Params, batch: dict[str, Array], x: Array, t: Array, **kind: Array) -> Array:
-            del batch  # its text is encoded once, for the probe too
-            return self.denoise(text, params, x, t, **kind)
+            # The text is encoded once, for the probe too.
+            return beside(functools.partial(self.denoise, text, params, **kind), batch)(x, t)
 
         shares = {"given_share": self.given_share, "causal_share": self.causal_share}
         flow = flow_loss(velocity, params, batch, key, self.time_shift, **shares)
@@ -233,13 +265,15 @@ class DenoiserTask:
         folder.write_part(out, "vae", vae_config, vae_params, "float16")
         folder.write_tokenizer(out, tokenizer.spiece, tokenizer.max_length)
         learned = {"given": "any" if self.given_share else "first", "causal": self.causal_share > 0}
+        learned |= taught(self.reference_share, self.style_share)
         sampling = dataclasses.replace(self.sampling, **learned)
         folder.write_index(out, sampling.flow_shift, True, dataclasses.asdict(sampling))
 
 
 @functools.lru_cache(maxsize=4)
-def _train_tokenizer(data: DataConfig, captions: int, max_length: int) -> tokenizers.Tokenizer:
-    return tokenizers.train(data.captions(captions), max_length)
+def _train_tokenizer(data: DataConfig, captions: int, max_length: int, untold: bool) -> tokenizers.Tokenizer:
+    texts = data.captions(captions)
+    return tokenizers.train([*texts, *untold_captions(data, captions // 4)] if untold else texts, max_length)
 
 
 @functools.lru_cache(maxsize=4)

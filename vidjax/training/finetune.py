@@ -23,6 +23,17 @@ from vidjax.training import lora as low_rank
 from vidjax.training.causal import check_causal_model
 from vidjax.training.flow_matching import BatchVelocity, flow_loss, held_out_losses
 from vidjax.training.lora import LoRAConfig
+from vidjax.training.references import (
+    Pictures,
+    beside,
+    check_shares,
+    num_tokens,
+    open_pictures,
+    see,
+    taught,
+    tell,
+    with_pictures,
+)
 from vidjax.training.samples import Denoise, Encode, Parts, Row, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import encoded_ahead, encoded_in_step
@@ -50,6 +61,10 @@ class FinetuneTask:
         ``flow_shift``, so that training sees the times that sampling goes through.
       given_share: share of clips of which latent frames are given, for models with one time per frame; see
         ``flow_matching.given_frames``. A model whose latent frames were all trained to be given says so when exported.
+      reference_share: share of examples that are beside one to three pictures of their subject, whose colour and shape
+        the caption rarely tells then; of the shapes world only.
+      style_share: share of examples that are beside a still in their style, half of them beside a picture of their
+        subject too, if ``reference_share`` is not 0. An exported model says which pictures it was trained for.
       window: latent frames of a sample, of clips that are longer: as many as the model's own ``num_frames`` are.
       later_share: share of these samples that begin behind the clip's first latent frame, with some given.
       causal_share: share of the steps that are causal, so that clips can be made frame by frame: a latent frame sees
@@ -65,6 +80,8 @@ class FinetuneTask:
     caption_dropout: float = 0.1
     time_shift: float | None = None
     given_share: float = 0.3
+    reference_share: float = 0.0
+    style_share: float = 0.0
     window: int | None = None
     later_share: float = 0.5
     causal_share: float = 0.0
@@ -76,7 +93,8 @@ class FinetuneTask:
         """The task as functions; computes latents and embeddings at the first call.
 
         Raises:
-          InputError: the model has no such denoiser or is given pictures as channels, or the clips do not fit it.
+          InputError: the model has no such denoiser or is given pictures as channels, or the clips do not fit it or
+            have no pictures to be beside.
         """
         path = bundled() if self.model is None else hub.find(self.model)
         model = dataclasses.replace(read_config(path), dtype=self.dtype)
@@ -90,6 +108,10 @@ class FinetuneTask:
             )
             for split in ("train", "test")
         )
+        pictures = None
+        if self.reference_share or self.style_share:
+            pictures = open_pictures(model.vae, autoencoder, self.data, place / "latents")
+            train = with_pictures(train, self.data, self.reference_share, self.style_share)
         test = test if self.window is None else first_windows(test, self.window)
         if isinstance(self.data, ListedData):
             texts = encoded_ahead(path, model, ["", *self.data.written()], place / "embeddings")
@@ -112,12 +134,12 @@ class FinetuneTask:
             init=functools.partial(self._init, model),
             loss=functools.partial(self._loss, model, velocity),
             source=train,
-            transform=functools.partial(self._transform, texts.row),
+            transform=functools.partial(self._transform, texts.row, pictures),
             evaluate=lambda params, key: self._evaluate(velocity, {**params, **held}, texts.row, test, key),
             rules=prefixed if self.lora is None else low_rank.RULES,
             export=functools.partial(self._export, path, model),
             start=None if self.lora is not None else functools.partial(self._start, path, model),
-            tokens=lambda batch: math.prod(batch["latents"].shape[:4]) // math.prod(model.transformer.patch_size),
+            tokens=lambda batch: num_tokens(batch, model.transformer.patch_size),
             sample=sample if model.boundary_ratio is None else None,  # half a walk shows nothing
             frozen=held,
         )
@@ -129,6 +151,11 @@ class FinetuneTask:
     def _check(self, path: Path, model: ModelConfig) -> None:
         if self.part not in model.parts:
             raise InputError(f"part={self.part}: {path} has one denoiser, transformer")
+        check_shares(self.data, self.reference_share, self.style_share)
+        if self.lora is not None and (self.reference_share or self.style_share):
+            raise InputError(
+                "reference_share, style_share: a LoRA cannot say that pictures can be given; set lora=none"
+            )
         jax.eval_shape(functools.partial(self._init, model), jax.random.key(0))
         if model.pictures == "channels":
             raise InputError(f"{path} is given pictures as channels; models that are made from words can be fine-tuned")
@@ -146,9 +173,11 @@ class FinetuneTask:
         layout = jax.tree.map(lambda leaf: leaf.sharding, abstract[self.part])
         return {self.part: folder.read_part(path, self.part, model.transformer, "float32", layout)}
 
-    def _transform(self, caption_row: Row, example: dict, rng: np.random.Generator) -> dict[str, Any]:
-        dropped = rng.random() < self.caption_dropout
-        row = _example(caption_row, example, "" if dropped else self.data.caption(example, rng))
+    def _transform(
+        self, caption_row: Row, pictures: Pictures | None, example: dict, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        dropped, seen = rng.random() < self.caption_dropout, see(self.data, pictures, example, rng)
+        row = _example(caption_row, example, "" if dropped else tell(self.data, example, rng, seen)) | seen.latents
         if self.window is not None:
             row |= window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
         return row
@@ -177,7 +206,7 @@ class FinetuneTask:
         t: Float[Array, "B f"],
         causal: bool | Bool[Array, ""] = False,
     ) -> Float[Array, "B f h w c"]:
-        return denoise(encode(params, batch), params, x, t, causal)
+        return beside(functools.partial(denoise, encode(params, batch), params, causal=causal), batch)(x, t)
 
     def _denoise(
         self,
@@ -186,15 +215,16 @@ class FinetuneTask:
         params: Params,
         x: Array,
         t: Float[Array, "B f"],
+        frames: np.ndarray | None = None,
         causal: bool | Bool[Array, ""] = False,
     ) -> Float[Array, "B f h w c"]:
-        """What the denoiser says of noisy latents with this text."""
+        """What the denoiser says of noisy latents with this text, at these positions in time."""
         modules, how = model.modules, {"dtype": jnp.dtype(self.dtype), "remat": self.remat, "causal": causal}
         denoiser = params[self.part]
         if self.lora is not None:
             denoiser = low_rank.merged(denoiser, params["lora"], self.lora.strength)
         context = modules.denoiser.context(model.transformer, denoiser, text, dtype=how["dtype"])
-        return modules.denoiser.velocity(model.transformer, denoiser, x, t, context, **how)
+        return modules.denoiser.velocity(model.transformer, denoiser, x, t, context, frames, **how)
 
     def _loss(
         self, model: ModelConfig, velocity: BatchVelocity, params: Params, batch: dict[str, Array], key: Array
@@ -220,6 +250,7 @@ class FinetuneTask:
         folder.write_part(out, self.part, model.transformer, params[self.part], "bfloat16")
         learned = {"given": "any"} if model.pictures == "frames" and self.given_share else {}
         learned |= {"causal": True} if self.causal_share else {}
+        learned |= taught(self.reference_share, self.style_share)
         if learned:
             sampling = dataclasses.replace(model.sampling, **learned)
             folder.write_json(out / "sampling.json", dataclasses.asdict(sampling))

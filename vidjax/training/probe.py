@@ -4,7 +4,7 @@ It gives the text encoder a reason to tell words apart before the denoiser can u
 beside the denoiser's loss. Nothing of it is exported.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import jax
@@ -21,14 +21,19 @@ SCENE = {"action": ACTIONS, "place": PLACES, "camera": CAMERAS, "style": STYLES}
 HEADS = (*(len(w) for w in SUBJECT.values()), *(len(w) + 1 for w in SUBJECT.values()), *map(len, SCENE.values()))
 
 
-def labels(scene: Scene) -> Int[np.ndarray, "heads"]:
-    """Index of each factor's value, in the order of the heads."""
+def labels(scene: Scene, shown: Collection[str] = ()) -> Int[np.ndarray, "heads"]:
+    """Index of each factor's value, in the order of the heads; -1 where pictures show it and captions do not tell.
+
+    ``shown`` is as ``captions.caption`` has it.
+    """
     first, second = (*scene.subjects, None)[:2]
 
     def of(subject: Subject | None) -> list[int]:
         return [len(w) if subject is None else w.index(getattr(subject, f)) for f, w in SUBJECT.items()]
 
-    return np.asarray([*of(first), *of(second), *(w.index(getattr(scene, f)) for f, w in SCENE.items())], np.int32)
+    own = [-1] * len(SUBJECT) if "subject" in shown else of(first)
+    rest = (-1 if f in shown else w.index(getattr(scene, f)) for f, w in SCENE.items())
+    return np.asarray([*own, *of(second), *rest], np.int32)
 
 
 def init(dim: int, key: Array) -> Params:

@@ -20,9 +20,32 @@ def test_vocabulary_is_small_and_complete():
     rng = np.random.default_rng(1)
     used = set()
     for _ in range(3000):
-        used.update(shapes.caption(shapes.sample_scene(rng), rng).replace(",", "").split())
+        scene = shapes.sample_scene(rng)
+        used.update(shapes.caption(scene, rng).replace(",", "").split())
+        if len(scene.subjects) == 1:
+            used.update(shapes.caption(scene, rng, ("subject",)).replace(",", "").split())
     assert used == set(shapes.vocabulary())
     assert len(used) < 150
+
+
+def test_what_pictures_show_is_not_told():
+    """A caption that told it would leave nothing to look at the pictures for; all else must be told."""
+    rng, told = np.random.default_rng(3), set()
+    for i in range(300):
+        scene = shapes.training_scene(0, i)
+        if len(scene.subjects) > 1:
+            continue
+        sentence = shapes.caption(scene, rng, ("subject", "style"))
+        words = sentence.replace(",", "").split()
+        assert not {*shapes.COLOURS, *shapes.SHAPES, *shapes.STYLES, "film", "drawn", "painted"} & {*words}
+        found = shapes.parse(sentence)
+        assert (found.action, found.place, found.camera) == (scene.action, scene.place, scene.camera)
+        if "one" in words:
+            assert found.subjects[0].size == scene.subjects[0].size
+        told |= {*words} & {"it", "subject", "one"}
+    assert told == {"it", "subject", "one"}
+    pair = next(s for s in map(shapes.training_scene, [0] * 50, range(50)) if len(s.subjects) == 2)
+    assert shapes.parse(shapes.caption(pair, rng, ("style",))).subjects == pair.subjects
 
 
 def test_one_scene_has_many_sentences():

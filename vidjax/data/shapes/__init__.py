@@ -1,6 +1,7 @@
 """A rendered world with captions: coloured shapes that act in simple places under a moving camera."""
 
 from vidjax.data.shapes.captions import caption, parse, vocabulary
+from vidjax.data.shapes.portraits import portrait
 from vidjax.data.shapes.render import render
 from vidjax.data.shapes.scene import (
     ACTIONS,
@@ -38,6 +39,7 @@ __all__ = [
     "held_out",
     "held_out_scene",
     "parse",
+    "portrait",
     "render",
     "sample_scene",
     "scene_from_json",

@@ -139,11 +139,18 @@ class Clips:
         return len(self.packed)
 
     def __getitem__(self, index: int) -> dict:
-        if not 0 <= index < len(self):
-            raise IndexError(f"clip {index} of {len(self)}")  # which also ends a `for` over the clips
-        item = self.packed[index]
+        item = self._item(index)
         frames = np.frombuffer(zlib.decompress(item["video"].tobytes()), np.uint8)
         return {**item, "video": frames.reshape(self.shape)}
+
+    def about(self, index: int) -> dict:
+        """The item without its frames, which are not unpacked."""
+        return {name: value for name, value in self._item(index).items() if name != "video"}
+
+    def _item(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")  # which also ends a `for` over the clips
+        return self.packed[index]
 
 
 def _example(split: str, seed: int, index: int, *, num_frames: int, height: int, width: int) -> dict:

@@ -1,6 +1,7 @@
 """Captions of the shapes world: from a scene to a sentence in common words, and back."""
 
 import re
+from collections.abc import Collection
 from itertools import product
 
 import numpy as np
@@ -54,22 +55,33 @@ STYLE_PHRASES = {
 UNSAID = 0.6
 """How often a caption leaves out a static camera, or the plain style."""
 
+SHOWN_PHRASES = ("it", "the subject", "the {size} one")
+"""Said in place of a subject's colour and shape where a picture shows these."""
+
 _PLURAL_VERBS = {"does": "do", "rises": "rise", "bounces": "bounce", "rotates": "rotate", "moves": "move"}
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One of the sentences that tell the scene's factors; which one is `rng`'s choice."""
+def caption(scene: Scene, rng: np.random.Generator, shown: Collection[str] = ()) -> str:
+    """One of the sentences that tell the scene's factors; which one is `rng`'s choice.
+
+    Pictures beside it may show the `subject` of a scene of one, whose colour and shape (and perhaps size) are not told
+    then, and the `style`, which is not told either.
+    """
 
     def pick(phrases):
         return phrases[rng.integers(len(phrases))]
 
-    subjects = " and ".join(f"a {pick(SIZE_WORDS[s.size])} {s.colour} {s.shape}" for s in scene.subjects)
+    if "subject" in shown:
+        (subject,) = scene.subjects
+        subjects = pick(SHOWN_PHRASES).format(size=pick(SIZE_WORDS[subject.size]))
+    else:
+        subjects = " and ".join(f"a {pick(SIZE_WORDS[s.size])} {s.colour} {s.shape}" for s in scene.subjects)
     action = pick(ACTION_PHRASES[scene.action])
     if len(scene.subjects) > 1:
         action = _plural(action)
     place = pick(PLACE_PHRASES[scene.place])
     parts = [f"{place}, {subjects} {action}" if rng.random() < 0.2 else f"{subjects} {action} {place}"]
-    if scene.style != "plain" or rng.random() >= UNSAID:
+    if "style" not in shown and (scene.style != "plain" or rng.random() >= UNSAID):
         parts.insert(rng.integers(2), pick(STYLE_PHRASES[scene.style]))
     if scene.camera != "static" or rng.random() >= UNSAID:
         parts.insert(rng.integers(len(parts) + 1), pick(CAMERA_PHRASES[scene.camera]))
@@ -115,6 +127,7 @@ def vocabulary() -> tuple[str, ...]:
     """Every word that `caption` can use, sorted."""
     phrases = [phrase for table in _TABLES.values() for said in table.values() for phrase in said]
     phrases += [_plural(phrase) for said in ACTION_PHRASES.values() for phrase in said]
+    phrases += [phrase.format(size="") for phrase in SHOWN_PHRASES]
     return tuple(sorted({word for phrase in [*phrases, *COLOURS, *SHAPES, "a and"] for word in phrase.split()}))
 
 

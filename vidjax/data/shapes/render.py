@@ -51,7 +51,7 @@ def render(scene: Scene, num_frames: int, height: int, width: int) -> UInt8[np.n
     motion = animate(scene, num_frames, height / scale, width / scale)
     frames = _view(scene, motion, height, width, scale)
     for i in reversed(range(len(scene.subjects))):
-        _draw_subject(frames, scene, i, motion, scale)
+        draw_subject(frames, scene, i, motion, scale)
     if scene.style in ("cinematic", "documentary"):
         frames *= _lens(scene.style, height, width)
     frames += 0.5
@@ -146,7 +146,7 @@ def _resample(picture: np.ndarray, at: np.ndarray, axis: int, mode: str) -> np.n
     return high
 
 
-def _draw_subject(frames: np.ndarray, scene: Scene, index: int, motion: Motion, scale: float) -> None:
+def draw_subject(frames: np.ndarray, scene: Scene, index: int, motion: Motion, scale: float) -> None:
     """Paints one subject into every frame: its outline if the style has one, its colour, its dark mark."""
     subject, style = scene.subjects[index], scene.style
     num_frames, height, width, _ = frames.shape

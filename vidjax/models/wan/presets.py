@@ -20,7 +20,8 @@ class SamplingDefaults:
     ``max_text_length`` is in tokens. ``guidance_scale`` 1 turns guidance off; models with two denoisers have a scale
     of its own for the second, ``guidance_scale_2``. ``given`` says of weights with one time per frame which latent
     frames they were trained to be given: the ``first`` ones, or ``any``. ``refine`` is the share of the steps that
-    larger clips are made anew with. ``causal`` says of weights that they were trained to make clips frame by frame too.
+    larger clips are made anew with. What the weights were trained for besides: ``causal``, to make clips frame by frame
+    too; ``references``, with up to how many pictures of their subject; ``style_image``, with one of their style.
     """
 
     height: int = 480
@@ -35,6 +36,8 @@ class SamplingDefaults:
     given: str = "first"
     refine: float = 0.35
     causal: bool = False
+    references: int = 0
+    style_image: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
