@@ -1,6 +1,7 @@
 """From words, and perhaps a picture, to a video: prompt -> text -> latents -> frames."""
 
 import contextlib
+import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from vidjax import unfinished
 from vidjax.conditioning.camera import Camera
+from vidjax.conditioning.poses import Poses
 from vidjax.decoding import cache_after, decode
 from vidjax.encoding import encode_end
 from vidjax.enlarging import open_enlarged
@@ -43,7 +45,7 @@ def generate(
     strength: float | None = None,
     mask: Any = None,
     extend: str | None = None,
-    camera: Camera | str | None = None,
+    camera: Camera | Poses | str | os.PathLike | None = None,
     height: int | None = None,
     width: int | None = None,
     resolution: str | int | None = None,
@@ -89,8 +91,9 @@ def generate(
       extend: ``after``, the clip goes on behind its end, or ``before``, there is something before its beginning.
         ``num_frames`` or ``duration`` say how much is added, to the nearest 4 n frames, before it 1 + 4 n within one
         window; the result is the whole, the clip's own frames without a pass through the autoencoder.
-      camera: how it moves: a ``vidjax.Camera``, or text such as ``pan left + zoom in``. Models have no input of its
-        own for it: it is said at the end of the prompt, and a warning says in which words.
+      camera: how it moves: a ``vidjax.Camera``, or text such as ``pan left + zoom in``. A model with a camera adapter
+        is given its rays; to others it is said at the end of the prompt, and a warning says in which words. With an
+        adapter also ``vidjax.Poses``, or a file of poses in the form of RealEstate10K: they are spread over the clip.
       height, width: pixels, which the model makes at once.
       aspect_ratio: ``W:H`` as in ``16:9``, the number W/H, or ``image``, that of the picture: a size of the model's
         own number of pixels; or with ``height`` or ``width`` the other one.

@@ -15,6 +15,7 @@ from vidjax.errors import InputError, WeightsError
 from vidjax.models.clip import CLIPConfig
 from vidjax.models.families import FAMILIES, Family
 from vidjax.models.t5 import T5Config
+from vidjax.models.wan.camera_adapter import CameraAdapterConfig
 from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.presets import PRESETS, SamplingDefaults
 from vidjax.models.wan.vae import VAEConfig
@@ -33,6 +34,7 @@ class ModelConfig:
 
     ``expand_timesteps`` marks weights trained with one time per frame. With a ``boundary_ratio`` there are two
     denoisers of one form: ``transformer`` for the diffusion times from there on, ``transformer_2`` for those below.
+    With a ``camera_adapter`` they are given the camera's rays.
     ``dtype`` is what denoisers and encoders compute in; the autoencoder always runs in float32.
     """
 
@@ -45,6 +47,7 @@ class ModelConfig:
     image_encoder: CLIPConfig | None = None
     boundary_ratio: float | None = None
     dtype: str = "float32"
+    camera_adapter: CameraAdapterConfig | None = None
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -52,6 +55,7 @@ class ModelConfig:
         optional = {
             "transformer_2": self.transformer if self.boundary_ratio is not None else None,
             "image_encoder": self.image_encoder,
+            "camera_adapter": self.camera_adapter,
         }
         always = {"transformer": self.transformer, "text_encoder": self.text_encoder, "vae": self.vae}
         return always | {name: part for name, part in optional.items() if part is not None}
@@ -190,7 +194,22 @@ def read_config(path: Path) -> ModelConfig:
         family=family,
         image_encoder=folder.read_config(path, "image_encoder") if _has(index, "image_encoder") else None,
         boundary_ratio=boundary,
+        camera_adapter=_camera_adapter(path, transformer),
     )
+
+
+def _camera_adapter(path: Path, transformer: DenoiserConfig) -> CameraAdapterConfig | None:
+    """That of a folder that has one: no index lists it, so that programs which know none read the rest."""
+    if not (path / "camera_adapter").is_dir():
+        return None
+    adapter = folder.read_config(path, "camera_adapter")
+    if (adapter.dim, (1, *adapter.patch_size)) != (transformer.dim, transformer.patch_size):
+        own, of = ((c.dim, *c.patch_size[-2:]) for c in (adapter, transformer))
+        raise WeightsError(
+            f"{path / 'camera_adapter'}: made for a width of {own[0]} and patches of {own[1]}x{own[2]}; the "
+            f"denoiser's are {of[0]} and {of[1]}x{of[2]}"
+        )
+    return adapter
 
 
 def _has(index: dict[str, Any], part: str) -> bool:

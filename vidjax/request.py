@@ -1,6 +1,7 @@
 """What was asked for, completed with the model's defaults and checked, before anything is compiled."""
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,11 @@ from typing import Any
 import numpy as np
 
 from vidjax.checks import number, whole
-from vidjax.conditioning.camera import Camera, parse, words
+from vidjax.conditioning.camera import Camera, words
+from vidjax.conditioning.movements import clip_poses, read_camera, unposed
+from vidjax.conditioning.poses import Poses
+from vidjax.conditioning.poses import window as pose_window
+from vidjax.conditioning.rays import frames_of_latents
 from vidjax.decoding import decode_tiling
 from vidjax.diffusion.flow import GRIDS, Schedule, last_steps, make_schedule
 from vidjax.diffusion.guidance import GUIDANCE, Guidance, make_guidance
@@ -41,7 +46,9 @@ class Request:
 
     ``texts`` has the prompts of each window of the ``rollout``, one a clip. ``num_frames`` are those of the result.
     ``guidance_scales`` has one for each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
-    ``tiling`` is how frames are decoded, in pixels.
+    ``tiling`` is how frames are decoded, in pixels. ``poses`` are the camera's in all frames of all windows; of a
+    window, those that its latent frames are of, relative to the first. ``anew`` says that each window is a clip of its
+    own, which begins at the last frame of the one before.
 
     A clip that is larger than the model's own is made of another one, its ``base``: enlarged, partly noised, and
     walked on in ``tiles``, in latents, of the size of that.
@@ -64,6 +71,8 @@ class Request:
     tiling: Tiling
     tiles: Tiling | None = None
     base: "Request | None" = None
+    poses: Poses | None = None
+    anew: bool = False
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -84,7 +93,15 @@ class Request:
         whole = self.rollout
         rollout = Rollout(whole.size, whole.size, 0, whole.ratio)
         given, frames = self.given.window(whole, i), rollout.frames(rollout.size)
-        return dataclasses.replace(self, texts=(self.texts[i],), num_frames=frames, rollout=rollout, given=given)
+        own = {"rollout": rollout, "given": given, "poses": None if self.poses is None else self._window_poses(i)}
+        return dataclasses.replace(self, texts=(self.texts[i],), num_frames=frames, **own)
+
+    def _window_poses(self, i: int) -> Poses:
+        whole = self.rollout
+        start = i * (whole.size - whole.overlap)
+        if self.anew:
+            return pose_window(self.poses, whole.ratio * start + frames_of_latents(0, whole.size, whole.ratio))
+        return pose_window(self.poses, frames_of_latents(start, whole.size, whole.ratio))
 
     @property
     def program(self) -> tuple:
@@ -92,7 +109,8 @@ class Request:
         size = self.height, self.width, self.num_frames, *self.given.kind
         times = tuple(self.schedule.sigmas.tolist()), tuple(self.schedule.times.tolist())
         base = None if self.base is None else self.base.program
-        return *size, *times, self.guidance_scales, self.guidance, self.solver, self.tiling, base
+        how = self.guidance_scales, self.guidance, self.solver, self.tiling
+        return *size, *times, *how, self.poses is not None, base
 
 
 def make_request(
@@ -107,7 +125,7 @@ def make_request(
     strength: float | None = None,
     mask: Any = None,
     extend: str | None = None,
-    camera: Camera | str | None = None,
+    camera: Camera | Poses | str | os.PathLike | None = None,
     height: int | None = None,
     width: int | None = None,
     resolution: str | int | None = None,
@@ -136,6 +154,7 @@ def make_request(
     """
     config, defaults = model.config, model.config.sampling
     scripts = _scripts(prompt)
+    camera = None if camera is None else read_camera(camera)
     if camera is not None:
         scripts = _told(model, scripts, camera)
     if not scripts:
@@ -191,6 +210,9 @@ def make_request(
         latents=None,
         tiling=decode_tiling(config, height, width, None if enlarged else decode_tile),
     )
+    if camera is not None and config.camera_adapter is not None:
+        path, anew = _path(camera, rollout, fps, height, width), continues(config) == "frame"
+        request = dataclasses.replace(request, poses=path, anew=anew)
     if rollout.count > 1:
         _check_long(config, last_image, latents, output_type)
     if extend is not None and (latents is not None or output_type == "latent"):
@@ -337,13 +359,33 @@ def _script(prompt: Any, whole: Any) -> list[tuple[float, str]]:
     return script
 
 
-def _told(model: Model, scripts: list[list[tuple[float, str]]], camera: Camera | str) -> list[list[tuple[float, str]]]:
-    """The prompts with what the camera does at their end."""
-    if not isinstance(camera, Camera | str):
-        raise InputError(f"camera={camera!r:.80}: a vidjax.Camera is expected, or text such as 'pan left + zoom in'")
-    said = words(camera if isinstance(camera, Camera) else parse(camera))
-    warnings.warn(f"{model.name} has no input for the camera: the prompt says {said!r}", stacklevel=3)
+def _told(
+    model: Model, scripts: list[list[tuple[float, str]]], camera: Camera | Poses
+) -> list[list[tuple[float, str]]]:
+    """The prompts with what the camera does at their end, as far as the model is not given its rays."""
+    adapter = model.config.camera_adapter is not None
+    if isinstance(camera, Poses):
+        if not adapter:
+            raise InputError(
+                f"camera: {model.name} has no camera adapter to be given poses by; a model trained with one can, and "
+                "this one is told of movements in words, as in camera='pan left + zoom in'"
+            )
+        return scripts
+    told = unposed(camera) if adapter else camera
+    if told is None:
+        return scripts
+    said = words(told)
+    if not adapter:
+        warnings.warn(f"{model.name} has no input for the camera: the prompt says {said!r}", stacklevel=3)
     return [[(start, f"{text}, {said}" if text else said) for start, text in script] for script in scripts]
+
+
+def _path(camera: Camera | Poses, rollout: Rollout, fps: float, height: int, width: int) -> Poses | None:
+    """The camera's poses in all frames of the windows; where a clip is gone on with, it sets out at its end."""
+    last = (rollout.count - 1) * (rollout.size - rollout.overlap) + rollout.size
+    still = rollout.frames(rollout.first(rollout.begun)) - 1 if rollout.begun else 0
+    shown, whole = rollout.frames(rollout.length), rollout.frames(last)
+    return clip_poses(camera, shown, whole, fps, height, width, still)
 
 
 def _negatives(negative: str | Sequence[str], batch: int) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from vidjax.models import clip, t5
-from vidjax.models.wan import denoiser, sharding, vae
+from vidjax.models.wan import camera_adapter, denoiser, sharding, vae
 from vidjax.models.wan.image_channels import image_channels
 from vidjax.typing import Array
 
@@ -16,6 +16,7 @@ class Family(NamedTuple):
     text_encoder: ModuleType
     image_encoder: ModuleType
     denoiser: ModuleType
+    camera_adapter: ModuleType
     vae: ModuleType
     image_channels: Callable[..., Array]
     rules: dict[str, tuple]
@@ -25,6 +26,7 @@ WAN = Family(
     text_encoder=t5,
     image_encoder=clip,
     denoiser=denoiser,
+    camera_adapter=camera_adapter,
     vae=vae,
     image_channels=image_channels,
     rules={
@@ -33,6 +35,7 @@ WAN = Family(
         "text_encoder": sharding.TEXT_ENCODER_RULES,
         "image_encoder": sharding.IMAGE_ENCODER_RULES,
         "vae": sharding.VAE_RULES,
+        "camera_adapter": sharding.CAMERA_ADAPTER_RULES,
     },
 )
 

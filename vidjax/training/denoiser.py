@@ -16,11 +16,13 @@ from vidjax.data.buckets import check_buckets, first_examples
 from vidjax.data.latents import open_latents
 from vidjax.data.source import ClipData, DataConfig, SceneData
 from vidjax.models import t5
-from vidjax.models.wan import denoiser
+from vidjax.models.wan import camera_adapter, denoiser
 from vidjax.models.wan.presets import SamplingDefaults
 from vidjax.models.wan.sharding import DENOISER_RULES, TEXT_ENCODER_RULES
 from vidjax.parallel.rules import Rules
+from vidjax.training import camera as cameras
 from vidjax.training import caption_swap, probe
+from vidjax.training.camera import CameraTraining
 from vidjax.training.flow_matching import flow_loss, held_out_losses
 from vidjax.training.samples import Parts, sample_clips, stack
 from vidjax.training.task import Task
@@ -49,6 +51,7 @@ class DenoiserTask:
       text_steps: steps that the text encoder learns alone, at first, to tell the factors of captions; none where
         the data know no factors.
       probe_weight: weight of that loss beside the denoiser's, afterwards.
+      camera: a camera adapter learns too, of clips of the shapes world; None: the model has none.
     """
 
     vae: str
@@ -66,13 +69,14 @@ class DenoiserTask:
     eval_clips: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: denoiser.Remat = "none"
+    camera: CameraTraining | None = None
 
     @property
     def rules(self) -> Rules:
         """How the parameters are split over a mesh."""
         parts = {"transformer": DENOISER_RULES, "text_encoder": TEXT_ENCODER_RULES}
         inside = ((f"^{part}/{rule.lstrip('^')}", spec) for part, rules in parts.items() for rule, spec in rules)
-        return (*inside, (r".*", jax.sharding.PartitionSpec()))
+        return (*inside, *cameras.RULES, (r".*", jax.sharding.PartitionSpec()))
 
     def make(self, config: TrainConfig) -> Task:
         """The task as functions; computes the latents at the first call.
@@ -83,6 +87,7 @@ class DenoiserTask:
         """
         vae_config = folder.read_config(Path(self.vae), "vae")
         check_window(self.window, self.sampling, vae_config.temporal_factor)
+        cameras.check_camera(self.camera, self.data, vae_config.temporal_factor)
         check_buckets(
             self.data.buckets(), vae_config.temporal_factor, vae_config.spatial_factor * max(self.model.patch_size[1:])
         )
@@ -138,6 +143,9 @@ class DenoiserTask:
         text = {"text_encoder": t5.init(self.text_config(), keys[1])}
         if isinstance(self.data, SceneData):
             text["probe"] = probe.init(self.text.d_model, keys[2])
+        if self.camera is not None:
+            own_key = jax.random.fold_in(key, 4)
+            text[cameras.PART] = camera_adapter.init(self.camera.adapter(self.model), own_key)
         return {"transformer": transformer, **text}
 
     def start(self, abstract: PyTree, key: Array) -> Params:
@@ -146,22 +154,26 @@ class DenoiserTask:
 
         def learned(key: Array) -> Params:
             params = self.init(key)
-            transformer = params.pop("transformer")
+            others = {name: params.pop(name) for name in ("transformer", cameras.PART) if name in params}
             own_key = jax.random.split(key, 4)[3]
             text = probe.pretrain(self.encode_text, params, captions, own_key, self.text_steps)
-            return {"transformer": transformer, **text}
+            return {**others, **text}
 
         return jax.jit(learned, out_shardings=jax.tree.map(lambda a: a.sharding, abstract))(key)
 
     def transform(self, tokenizer: tokenizers.Tokenizer, example: dict, rng: np.random.Generator) -> dict[str, Any]:
         """Latents, the tokens of one of the captions, and the factors, where known, it tells (-1: caption left out)."""
         dropped = rng.random() < self.caption_dropout
-        text = "" if dropped else self.data.caption(example, rng)
+        shown, start = cameras.draw(self.camera, self.data, example, rng), 0
+        text = "" if dropped else cameras.caption(self.data, example, rng, shown)
         row = {"latents": np.asarray(example["latents"], np.float32), **token_row(tokenizer, text)}
         if self.window is not None:
-            row["latents"], row["later"] = cut_window(row["latents"], self.window, self.later_share, rng)
+            row["latents"], start = cut_window(row["latents"], self.window, self.later_share, rng)
+            row["later"] = start > 0
+        if self.camera is not None:
+            row |= cameras.pose_row(self.data, example, start, len(row["latents"]), shown, rng)
         if isinstance(self.data, SceneData):
-            labels = probe.labels(self.data.scene(example))
+            labels = probe.labels(self.data.scene(example), shown.words)
             row["factors"] = np.full_like(labels, -1) if dropped else labels
         return row
 
@@ -171,21 +183,36 @@ class DenoiserTask:
 
     def velocity(self, params: Params, batch: dict[str, Array], x: Array, t: Float[Array, "B f"]) -> Array:
         """What the denoiser says of noisy latents of a batch."""
-        return self.denoise(self.encode_text(params, batch["tokens"], batch["length"]), params, x, t)
+        text = self.encode_text(params, batch["tokens"], batch["length"])
+        return self.denoise(text, params, x, t, self.added(params, batch))
 
-    def denoise(self, text: Float[Array, "B L D"], params: Params, x: Array, t: Float[Array, "B f"]) -> Array:
+    def added(self, params: Params, batch: dict[str, Array]) -> Float[Array, "B f s D"] | None:
+        """What the camera's rays add to the tokens of a batch."""
+        if self.camera is None:
+            return None
+        return cameras.added_tokens(self.camera.adapter(self.model), params, batch, jnp.dtype(self.dtype))
+
+    def denoise(
+        self,
+        text: Float[Array, "B L D"],
+        params: Params,
+        x: Array,
+        t: Float[Array, "B f"],
+        added: Float[Array, "B f s E"] | None = None,
+    ) -> Array:
         """What the denoiser says of noisy latents with this text."""
         dtype = jnp.dtype(self.dtype)
         context = denoiser.context(self.model, params["transformer"], text, dtype=dtype)
-        return denoiser.velocity(self.model, params["transformer"], x, t, context, dtype=dtype, remat=self.remat)
+        how = {"dtype": dtype, "remat": self.remat, "added": added}
+        return denoiser.velocity(self.model, params["transformer"], x, t, context, **how)
 
     def loss(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         """Traceable; see the class."""
         text = self.encode_text(params, batch["tokens"], batch["length"])
 
         def velocity(params: Params, batch: dict[str, Array], x: Array, t: Array) -> Array:
-            del batch  # its text is encoded once, for the probe too
-            return self.denoise(text, params, x, t)
+            # Its text is encoded once, for the probe too.
+            return self.denoise(text, params, x, t, self.added(params, batch))
 
         flow = flow_loss(velocity, params, batch, key, self.time_shift, self.given_share)
         if "probe" not in params:
@@ -210,6 +237,9 @@ class DenoiserTask:
         folder.write_part(out, "transformer", self.model, params["transformer"], "bfloat16")
         folder.write_part(out, "text_encoder", self.text_config(), params["text_encoder"], "bfloat16")
         folder.write_part(out, "vae", vae_config, vae_params, "float16")
+        if self.camera is not None:
+            adapter = self.camera.adapter(self.model)
+            folder.write_part(out, cameras.PART, adapter, params[cameras.PART], "bfloat16")
         folder.write_tokenizer(out, tokenizer.spiece, tokenizer.max_length)
         sampling = dataclasses.replace(self.sampling, given="any" if self.given_share else "first")
         folder.write_index(out, sampling.flow_shift, True, dataclasses.asdict(sampling))

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from vidjax.data.shapes import ACTIONS, CAMERAS, COLOURS, PLACES, SHAPES, SIZES, STYLES, Scene, Subject
+from vidjax.data.shapes.captions import SHOTS
 from vidjax.typing import Array, Float, Int, Params
 
 SUBJECT = {"colour": COLOURS, "shape": SHAPES, "size": SIZES}
@@ -21,14 +22,17 @@ SCENE = {"action": ACTIONS, "place": PLACES, "camera": CAMERAS, "style": STYLES}
 HEADS = (*(len(w) for w in SUBJECT.values()), *(len(w) + 1 for w in SUBJECT.values()), *map(len, SCENE.values()))
 
 
-def labels(scene: Scene) -> Int[np.ndarray, "heads"]:
-    """Index of each factor's value, in the order of the heads."""
+def labels(scene: Scene, camera: bool = True) -> Int[np.ndarray, "heads"]:
+    """Index of each factor's value, in the order of the heads; of a ``camera`` that captions do not tell, -1."""
     first, second = (*scene.subjects, None)[:2]
 
     def of(subject: Subject | None) -> list[int]:
         return [len(w) if subject is None else w.index(getattr(subject, f)) for f, w in SUBJECT.items()]
 
-    return np.asarray([*of(first), *of(second), *(w.index(getattr(scene, f)) for f, w in SCENE.items())], np.int32)
+    found = {f: w.index(getattr(scene, f)) for f, w in SCENE.items()}
+    if scene.drift is not None or not (camera or scene.camera in SHOTS):
+        found["camera"] = -1
+    return np.asarray([*of(first), *of(second), *found.values()], np.int32)
 
 
 def init(dim: int, key: Array) -> Params:

@@ -17,8 +17,8 @@ from vidjax.typing import Float
 
 def cut_window(
     latents: Float[np.ndarray, "f h w z"], frames: int, later_share: float, rng: np.random.Generator
-) -> tuple[Float[np.ndarray, "g h w z"], bool]:
-    """``frames`` latent frames of a clip, and whether they begin after its first.
+) -> tuple[Float[np.ndarray, "g h w z"], int]:
+    """``frames`` latent frames of a clip, and at which of its own they begin.
 
     In ``later_share`` of the samples they begin anywhere behind it, in the others with it; a clip that is no longer
     than a window is left whole.
@@ -26,7 +26,7 @@ def cut_window(
     behind = len(latents) - frames
     later, start = rng.random() < later_share, rng.integers(max(behind, 1))
     start = 1 + start if later and behind > 0 else 0
-    return latents[start : start + frames], bool(start > 0)
+    return latents[start : start + frames], int(start)
 
 
 def check_window(window: int | None, sampling: SamplingDefaults, ratio: int) -> None:

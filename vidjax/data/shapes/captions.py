@@ -57,8 +57,15 @@ UNSAID = 0.6
 _PLURAL_VERBS = {"does": "do", "rises": "rise", "bounces": "bounce", "rotates": "rotate", "moves": "move"}
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One of the sentences that tell the scene's factors; which one is `rng`'s choice."""
+SHOTS = ("tracking", "aerial")
+"""Cameras that are not told by where they stand and look."""
+
+
+def caption(scene: Scene, rng: np.random.Generator, camera: bool = True) -> str:
+    """One of the sentences that tell the scene's factors; which one is `rng`'s choice.
+
+    Without `camera` it says nothing of one whose path tells as much: of all but `SHOTS`.
+    """
 
     def pick(phrases):
         return phrases[rng.integers(len(phrases))]
@@ -71,7 +78,8 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     parts = [f"{place}, {subjects} {action}" if rng.random() < 0.2 else f"{subjects} {action} {place}"]
     if scene.style != "plain" or rng.random() >= UNSAID:
         parts.insert(rng.integers(2), pick(STYLE_PHRASES[scene.style]))
-    if scene.camera != "static" or rng.random() >= UNSAID:
+    told = scene.drift is None and (camera or scene.camera in SHOTS)
+    if told and (scene.camera != "static" or rng.random() >= UNSAID):
         parts.insert(rng.integers(len(parts) + 1), pick(CAMERA_PHRASES[scene.camera]))
     return ", ".join(parts)
 

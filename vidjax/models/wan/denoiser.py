@@ -271,7 +271,7 @@ class Denoiser(nn.Module):
         image = None if image is None else self.condition_embedder.image(image.astype(self.dtype))
         return self.blocks.keys_values(None, text, image)[1]
 
-    def __call__(self, x, t, context, frames=None):
+    def __call__(self, x, t, context, frames=None, added=None):
         c = self.config
         pt, ph, pw = c.patch_size
         f, h, w = (n // p for n, p in zip(x.shape[1:4], c.patch_size, strict=True))
@@ -282,6 +282,9 @@ class Denoiser(nn.Module):
         fill = -(h * w) % free_axes().get("context", 1)
         patches = jnp.pad(patchify(x.astype(self.dtype), c.patch_size), ((0, 0), (0, 0), (0, fill), (0, 0)))
         y = constrain(self.patch_embedding(constrain(patches, *VIDEO)), *VIDEO)
+        if added is not None:
+            filled = jnp.pad(added.astype(self.dtype), ((0, 0), (0, 0), (0, fill), (0, 0)))
+            y = y + constrain(filled, *VIDEO)
         y, _ = self.blocks(y, context, modulation, angles)
         table = self.scale_shift_table + time.astype(jnp.float32)[:, :, None]
         y = modulate(self.norm_out(y.astype(jnp.float32)), table[:, :, :1], table[:, :, 1:]).astype(self.dtype)
@@ -358,9 +361,11 @@ def velocity(
     frames: np.ndarray | None = None,
     dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
+    added: Float[Array, "B f2 s D"] | None = None,
 ) -> Float[Array, "B f h w c2"]:
     """Velocity ``noise - x_0`` of latents ``x`` whose frame ``i`` is at diffusion time ``t[:, i]`` in [0, 1].
 
-    ``frames`` overrides the positions in time of the latent frames. The result is float32.
+    ``frames`` overrides the positions in time of the latent frames; ``added`` is added to the tokens of the patches, as
+    the camera's are. The result is float32.
     """
-    return Denoiser(config, dtype, remat).apply({"params": params}, x, t, context, frames)
+    return Denoiser(config, dtype, remat).apply({"params": params}, x, t, context, frames, added)
