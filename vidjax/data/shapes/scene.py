@@ -68,8 +68,9 @@ class Scene:
     `x`, `y`: shift of the subjects; `travel`: way of a moving subject in 17 frames; `angle`: how far subjects are
     turned at first (radians); `world_x`: shift of the camera's start. Captions do not tell these five.
 
-    `drift` is what the camera does in place of `camera`, in 17 frames: to the right, down, and the binary logarithm of
-    the zoom, all at once and at any speed. Of the camera of such a scene no caption tells.
+    `drift` is what the camera does in place of `camera`, in 17 frames: how far to the right, how far down, and the
+    binary logarithm of the zoom, all at once and at any speed. As with named cameras, longer clips pan on, and tilt and
+    zoom slower. Of the camera of such a scene no caption tells.
     """
 
     subjects: tuple[Subject, ...] = (Subject(),)
