@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vidjax.conditioning.camera import Camera
+    from vidjax.conditioning.poses import Poses
     from vidjax.generation import generate, stream
     from vidjax.model import Model, load
     from vidjax.sampler import make_sampler
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Camera": "vidjax.conditioning.camera",
     "Model": "vidjax.model",
+    "Poses": "vidjax.conditioning.poses",
     "Video": "vidjax.video",
     "generate": "vidjax.generation",
     "load": "vidjax.model",
@@ -24,7 +26,7 @@ _HOME = {
     "train": "vidjax.training",
 }
 
-__all__ = ["Camera", "Model", "Video", "generate", "load", "make_sampler", "stream", "train"]
+__all__ = ["Camera", "Model", "Poses", "Video", "generate", "load", "make_sampler", "stream", "train"]
 
 
 def __getattr__(name: str) -> Any:

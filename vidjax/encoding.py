@@ -11,6 +11,8 @@ import numpy as np
 
 from vidjax import tokenizer as tokenizers
 from vidjax.conditioning.condition import Condition, nothing_given
+from vidjax.conditioning.poses import Poses
+from vidjax.conditioning.rays import make_rays, pack
 from vidjax.decoding import decode_tiling, tile_by_tile
 from vidjax.image import fit_image, pad_image
 from vidjax.long import window_overlap
@@ -71,8 +73,8 @@ def make_condition(
 ) -> Condition:
     """What a clip of one window is made from: text embeddings, and what is given.
 
-    That is what the window has; ``past``, the latents [B, k, h, w, z] or frames, uint8 [B, H, W, 3], that the window
-    before it ends with; and what is kept of ``clip``.
+    That is what the window has, with the camera's rays; ``past``, the latents [B, k, h, w, z] or frames, uint8
+    [B, H, W, 3], that the window before it ends with; and what is kept of ``clip``.
     """
     config = model.config
     texts = encode_texts(model, *text_key(window)) if texts is None else texts
@@ -94,6 +96,9 @@ def make_condition(
             seen = [[p.original for p in window.given.pictures]] if past is None else clips
             tokens = jnp.concatenate([_picture_tokens(model, pictures) for pictures in seen])
             condition = condition._replace(image=_batch(tokens, window.batch))
+    if window.poses is not None:
+        rays = _rays(model.config, window.poses, *given.shape[2:4])
+        condition = condition._replace(rays=_batch(rays, window.batch))
     if clip is not None and clip.keep is not None:
         condition = condition._replace(kept=clip.latents, keep=jnp.asarray(clip.keep))
     return jax.tree.map(functools.partial(spread_batch, model), condition)
@@ -235,6 +240,18 @@ def _picture_tokens(model: Model, pictures: Sequence[np.ndarray]) -> Array:
     seen = jnp.concatenate([clip.preprocess(from_uint8(jnp.asarray(o))[None], size) for o in pictures])
     tokens = _encode_pictures(config, model.params["image_encoder"], seen)
     return tokens.reshape(1, -1, tokens.shape[-1])
+
+
+def _rays(config: ModelConfig, poses: Poses, height: int, width: int) -> Float[Array, "1 f H W C"]:
+    """The packed rays of a window whose latents are of this size."""
+    finer = config.camera_adapter.downscale_factor
+    matrices, intrinsics = (jnp.asarray(x[None], jnp.float32) for x in (poses.camera_to_world, poses.intrinsics))
+    return _packed(matrices, intrinsics, finer * height, finer * width, config.vae.temporal_factor)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _packed(matrices: Array, intrinsics: Array, height: int, width: int, ratio: int) -> Array:
+    return pack(make_rays(matrices, intrinsics, height, width), ratio)
 
 
 def _batch(x: Array, batch: int) -> Array:

@@ -17,7 +17,7 @@ from vidjax.generation import on_mesh
 from vidjax.model import Model, denoiser_params, spread_batch
 from vidjax.parallel.rules import device_bytes
 from vidjax.request import Request
-from vidjax.sampler import make_legs, needed, run_steps, text_contexts
+from vidjax.sampler import ADAPTER, make_legs, needed, run_steps, text_contexts, with_camera
 from vidjax.tiles import cut
 from vidjax.typing import Array
 
@@ -95,6 +95,7 @@ def _step(model: Model, request: Request, condition: Any, x: Array, leg: Any) ->
     solver = SOLVERS[request.solver]
     params = denoiser_params(model, leg.part)
     contexts = text_contexts(model.config, params, condition, *needed(leg.scale, request.guidance))
+    contexts = with_camera(model.config, contexts, model.params.get(ADAPTER), condition, request.tiles)
     row = sampling.steps(solver.plan(request.walk), leg.first, leg.first + 1)
     step = functools.partial(run_steps.lower, model.config, request.solver, request.guidance)
     if request.causal:

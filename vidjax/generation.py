@@ -1,6 +1,7 @@
 """From words, and perhaps a picture, to a video: prompt -> text -> latents -> frames."""
 
 import contextlib
+import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from vidjax import unfinished
 from vidjax.causal import open_blocks
 from vidjax.conditioning.camera import Camera
+from vidjax.conditioning.poses import Poses
 from vidjax.decoding import decode, decode_all
 from vidjax.encoding import encode_end
 from vidjax.enlarging import open_enlarged
@@ -44,7 +46,7 @@ def generate(
     strength: float | None = None,
     mask: Any = None,
     extend: str | None = None,
-    camera: Camera | str | None = None,
+    camera: Camera | Poses | str | os.PathLike | None = None,
     references: Sequence[Any] = (),
     style_image: Any = None,
     height: int | None = None,
@@ -94,8 +96,9 @@ def generate(
       extend: ``after``, the clip goes on behind its end, or ``before``, there is something before its beginning.
         ``num_frames`` or ``duration`` say how much is added, to the nearest 4 n frames, before it 1 + 4 n within one
         window; the result is the whole, the clip's own frames without a pass through the autoencoder.
-      camera: how it moves: a ``vidjax.Camera``, or text such as ``pan left + zoom in``. Models have no input of its
-        own for it: it is said at the end of the prompt, and a warning says in which words.
+      camera: how it moves: a ``vidjax.Camera``, or text such as ``pan left + zoom in``. A model with a camera adapter
+        is given its rays; to others it is said at the end of the prompt, and a warning says in which words. With an
+        adapter also ``vidjax.Poses``, or a file of poses in the form of RealEstate10K: they are spread over the clip.
       references: one to three pictures of one subject on a blank ground, who it is in every frame: for models that
         are trained for it. Each is seen whole, on a ground of the colour of its border.
       style_image: a picture whose style the clip takes, for models that are trained for it; cropped as ``image`` is.

@@ -15,6 +15,7 @@ from vidjax.errors import InputError, WeightsError
 from vidjax.models.clip import CLIPConfig
 from vidjax.models.families import FAMILIES, Family
 from vidjax.models.t5 import T5Config
+from vidjax.models.wan.camera_adapter import CameraAdapterConfig
 from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.presets import PRESETS, SamplingDefaults
 from vidjax.models.wan.upsampler import UpsamplerConfig
@@ -34,8 +35,9 @@ class ModelConfig:
 
     ``expand_timesteps`` marks weights trained with one time per frame. With a ``boundary_ratio`` there are two
     denoisers of one form: ``transformer`` for the diffusion times from there on, ``transformer_2`` for those below.
-    ``dtype`` is what denoisers and encoders compute in; autoencoder and upsampler always run in float32. With
-    ``riflex`` clips that are longer than the model's own have the positions in time of RIFLEx.
+    With a ``camera_adapter`` they are given the camera's rays. ``dtype`` is what denoisers and encoders compute in;
+    autoencoder and upsampler always run in float32. With ``riflex`` clips that are longer than the model's own have the
+    positions in time of RIFLEx.
     """
 
     transformer: DenoiserConfig
@@ -46,6 +48,7 @@ class ModelConfig:
     family: str
     image_encoder: CLIPConfig | None = None
     boundary_ratio: float | None = None
+    camera_adapter: CameraAdapterConfig | None = None
     upsampler: UpsamplerConfig | None = None
     dtype: str = "float32"
     riflex: bool = False
@@ -57,6 +60,7 @@ class ModelConfig:
             "transformer_2": self.transformer if self.boundary_ratio is not None else None,
             "image_encoder": self.image_encoder,
             "upsampler": self.upsampler,
+            "camera_adapter": self.camera_adapter,
         }
         always = {"transformer": self.transformer, "text_encoder": self.text_encoder, "vae": self.vae}
         return always | {name: part for name, part in optional.items() if part is not None}
@@ -195,13 +199,23 @@ def read_config(path: Path) -> ModelConfig:
         family=family,
         image_encoder=folder.read_config(path, "image_encoder") if _has(index, "image_encoder") else None,
         boundary_ratio=boundary,
-        upsampler=_read_upsampler(path),
+        camera_adapter=_camera_adapter(path, transformer),
+        upsampler=folder.read_config(path, "upsampler") if (path / "upsampler").is_dir() else None,
     )
 
 
-def _read_upsampler(path: Path) -> UpsamplerConfig | None:
-    """Of a folder that has one; the index does not name it, as other programs know no such part."""
-    return folder.read_config(path, "upsampler") if (path / "upsampler").is_dir() else None
+def _camera_adapter(path: Path, transformer: DenoiserConfig) -> CameraAdapterConfig | None:
+    """That of a folder that has one: no index lists it, so that programs which know none read the rest."""
+    if not (path / "camera_adapter").is_dir():
+        return None
+    adapter = folder.read_config(path, "camera_adapter")
+    if (adapter.dim, (1, *adapter.patch_size)) != (transformer.dim, transformer.patch_size):
+        own, of = ((c.dim, *c.patch_size[-2:]) for c in (adapter, transformer))
+        raise WeightsError(
+            f"{path / 'camera_adapter'}: made for a width of {own[0]} and patches of {own[1]}x{own[2]}; the "
+            f"denoiser's are {of[0]} and {of[1]}x{of[2]}"
+        )
+    return adapter
 
 
 def _has(index: dict[str, Any], part: str) -> bool:

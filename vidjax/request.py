@@ -1,6 +1,7 @@
 """What was asked for, completed with the model's defaults and checked, before anything is compiled."""
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,11 @@ from typing import Any
 import numpy as np
 
 from vidjax.checks import number, whole
-from vidjax.conditioning.camera import Camera, parse, words
+from vidjax.conditioning.camera import Camera, words
+from vidjax.conditioning.movements import clip_poses, read_camera, unposed
+from vidjax.conditioning.poses import Poses
+from vidjax.conditioning.poses import window as pose_window
+from vidjax.conditioning.rays import frames_of_latents
 from vidjax.decoding import decode_tiling
 from vidjax.diffusion.flow import GRIDS, Schedule, last_steps, make_schedule
 from vidjax.diffusion.guidance import GUIDANCE, Guidance, make_guidance
@@ -51,7 +56,9 @@ class Request:
     ``texts`` has the prompts of each window of the ``rollout``, one a clip. ``num_frames`` are those of the result.
     ``guidance_scales`` has one for each denoiser. ``latents`` is float32 [B, f, h, w, z] or None.
     ``tiling`` is how frames are decoded, in pixels. A ``causal`` clip's windows are its latent frames; one
-    with ``riflex`` is made in one window, however long.
+    with ``riflex`` is made in one window, however long. ``poses`` are the camera's in all frames of all windows; of a
+    window, those that its latent frames are of, relative to the first. ``anew`` says that each window is a clip of its
+    own, which begins at the last frame of the one before.
 
     A clip that is larger than the model's own is made of another one, its ``base``: enlarged, partly noised, and
     walked on in ``tiles``, in latents, of the size of that.
@@ -76,6 +83,8 @@ class Request:
     base: "Request | None" = None
     causal: bool = False
     riflex: bool = False
+    poses: Poses | None = None
+    anew: bool = False
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -96,7 +105,15 @@ class Request:
         whole = self.rollout
         rollout = Rollout(whole.size, whole.size, 0, whole.ratio)
         given, frames = self.given.window(whole, i), rollout.frames(rollout.size)
-        return dataclasses.replace(self, texts=(self.texts[i],), num_frames=frames, rollout=rollout, given=given)
+        own = {"rollout": rollout, "given": given, "poses": None if self.poses is None else self._window_poses(i)}
+        return dataclasses.replace(self, texts=(self.texts[i],), num_frames=frames, **own)
+
+    def _window_poses(self, i: int) -> Poses:
+        whole = self.rollout
+        start = i * (whole.size - whole.overlap)
+        if self.anew:
+            return pose_window(self.poses, whole.ratio * start + frames_of_latents(0, whole.size, whole.ratio))
+        return pose_window(self.poses, frames_of_latents(start, whole.size, whole.ratio))
 
     @property
     def program(self) -> tuple:
@@ -105,7 +122,7 @@ class Request:
         times = tuple(self.schedule.sigmas.tolist()), tuple(self.schedule.times.tolist())
         base = None if self.base is None else self.base.program
         how = self.guidance_scales, self.guidance, self.solver, self.tiling, self.causal, self.riflex
-        return *size, *times, *how, base
+        return *size, *times, *how, self.poses is not None, base
 
 
 def make_request(
@@ -120,7 +137,7 @@ def make_request(
     strength: float | None = None,
     mask: Any = None,
     extend: str | None = None,
-    camera: Camera | str | None = None,
+    camera: Camera | Poses | str | os.PathLike | None = None,
     references: Sequence[Any] = (),
     style_image: Any = None,
     height: int | None = None,
@@ -153,8 +170,10 @@ def make_request(
     """
     config, defaults = model.config, model.config.sampling
     scripts = _scripts(prompt)
+    camera = None if camera is None else read_camera(camera)
+    rays = config.camera_adapter is not None and not causal
     if camera is not None:
-        scripts = _told(model, scripts, camera)
+        scripts = _told(model, scripts, camera, rays)
     if not scripts:
         raise InputError("prompt=[]: at least one prompt is needed")
     if output_type not in OUTPUT_TYPES:
@@ -218,6 +237,9 @@ def make_request(
         causal=causal,
         riflex=riflex,
     )
+    if camera is not None and rays:
+        path, anew = _path(camera, rollout, fps, height, width), continues(config) == "frame"
+        request = dataclasses.replace(request, poses=path, anew=anew)
     if rollout.count > 1:
         _check_long(config, last_image, latents, output_type)
     if extend is not None and (latents is not None or output_type == "latent"):
@@ -365,13 +387,31 @@ def _script(prompt: Any, whole: Any) -> list[tuple[float, str]]:
     return script
 
 
-def _told(model: Model, scripts: list[list[tuple[float, str]]], camera: Camera | str) -> list[list[tuple[float, str]]]:
-    """The prompts with what the camera does at their end."""
-    if not isinstance(camera, Camera | str):
-        raise InputError(f"camera={camera!r:.80}: a vidjax.Camera is expected, or text such as 'pan left + zoom in'")
-    said = words(camera if isinstance(camera, Camera) else parse(camera))
-    warnings.warn(f"{model.name} has no input for the camera: the prompt says {said!r}", stacklevel=3)
+def _told(
+    model: Model, scripts: list[list[tuple[float, str]]], camera: Camera | Poses, rays: bool
+) -> list[list[tuple[float, str]]]:
+    """The prompts with what the camera does at their end, as far as the model is not given its ``rays``."""
+    if isinstance(camera, Poses) and not rays:
+        here = " frame by frame" if model.config.camera_adapter is not None else ""
+        raise InputError(
+            f"camera: {model.name} has no camera adapter{here} to be given poses by; a model trained with one can, and "
+            "this one is told of movements in words, as in camera='pan left + zoom in'"
+        )
+    told = camera if not rays else None if isinstance(camera, Poses) else unposed(camera)
+    if told is None:
+        return scripts
+    said = words(told)
+    if not rays:
+        warnings.warn(f"{model.name} has no input for the camera: the prompt says {said!r}", stacklevel=3)
     return [[(start, f"{text}, {said}" if text else said) for start, text in script] for script in scripts]
+
+
+def _path(camera: Camera | Poses, rollout: Rollout, fps: float, height: int, width: int) -> Poses | None:
+    """The camera's poses in all frames of the windows; where a clip is gone on with, it sets out at its end."""
+    last = (rollout.count - 1) * (rollout.size - rollout.overlap) + rollout.size
+    still = rollout.frames(rollout.first(rollout.begun)) - 1 if rollout.begun else 0
+    shown, whole = rollout.frames(rollout.length), rollout.frames(last)
+    return clip_poses(camera, shown, whole, fps, height, width, still)
 
 
 def _negatives(negative: str | Sequence[str], batch: int) -> tuple[str, ...]:

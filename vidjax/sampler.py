@@ -15,11 +15,14 @@ from vidjax.diffusion import sampling
 from vidjax.diffusion.flow import TRAIN_STEPS, Grid, Schedule, initial_noise
 from vidjax.diffusion.guidance import Guidance, guide
 from vidjax.diffusion.solvers import SOLVERS, Velocity
+from vidjax.errors import InputError
 from vidjax.long import seen_frames
 from vidjax.model import Model, ModelConfig, denoiser_params
 from vidjax.request import sampling_settings
 from vidjax.tiles import Tiling, tiled
 from vidjax.typing import Array, Float, Params, PyTree
+
+ADAPTER = "camera_adapter"
 
 
 def make_sampler(
@@ -62,6 +65,7 @@ def make_sampler(
         state = SOLVERS[solver].init(initial_noise(key, condition.given.shape))
         for leg in make_legs(model.config, schedule, scales):
             contexts = text_contexts(model.config, params[leg.part], condition, *needed(leg.scale, rule))
+            contexts = with_camera(model.config, contexts, params.get(ADAPTER), condition)
             velocity = make_velocity(model.config, params[leg.part], contexts, condition, leg.scale, rule)
             of_leg = jax.tree.map(jnp.asarray, sampling.steps(rows, leg.first, leg.last))
             state = sampling.walk(velocity, state, of_leg, SOLVERS[solver])
@@ -98,10 +102,16 @@ def make_legs(config: ModelConfig, schedule: Schedule, scales: tuple[float, ...]
 
 
 class Contexts(NamedTuple):
-    """Keys and values of text and picture for every layer: of the prompt alone, and with the negative one's behind."""
+    """Keys and values of text and picture for every layer: of the prompt alone, and with the negative one's behind.
+
+    ``camera`` is what the camera's rays add to the tokens; in tiles, each of which has rays of its own, there is the
+    ``adapter`` that makes it.
+    """
 
     alone: PyTree | None
     pair: PyTree | None
+    camera: Float[Array, "B f s D"] | None = None
+    adapter: Params | None = None
 
 
 def needed(scale: float, guidance: Guidance) -> tuple[bool, bool]:
@@ -124,6 +134,28 @@ def text_contexts(config: ModelConfig, params: Params, condition: Condition, alo
     )
 
 
+def with_camera(
+    config: ModelConfig, contexts: Contexts, adapter: Params | None, condition: Condition, tiling: Tiling | None = None
+) -> Contexts:
+    """``contexts`` with what the denoiser reads of the condition's rays, if it has any.
+
+    Raises:
+      InputError: this model has no camera adapter.
+    """
+    if condition.rays is None:
+        return contexts
+    if config.camera_adapter is None or adapter is None:
+        raise InputError("rays: this model has no camera adapter to be given them by")
+    if tiling is not None:
+        return contexts._replace(adapter=adapter)
+    return contexts._replace(camera=_camera_tokens(config, adapter, condition.rays))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _camera_tokens(config: ModelConfig, adapter: Params, rays: Array) -> Array:
+    return config.modules.camera_adapter.apply(config.camera_adapter, adapter, rays, jnp.dtype(config.dtype))
+
+
 def make_velocity(
     config: ModelConfig,
     params: Params,
@@ -143,7 +175,8 @@ def make_velocity(
 
         def of_tile(corner: tuple[Array, Array], x: Array, t: Array) -> Array:
             own = cut_condition(condition, corner, tiling.tile)
-            return _guided_velocity(config, params, contexts, own, scale, guidance)(x, t)
+            read = with_camera(config, contexts, contexts.adapter, own)
+            return _guided_velocity(config, params, read, own, scale, guidance)(x, t)
 
         velocity = tiled(of_tile, tiling)
     return velocity if condition.kept is None else with_kept(velocity, condition.kept, condition.keep)
@@ -164,17 +197,20 @@ def _guided_velocity(
         channels: Array | None,
         references: Array | None,
         style: Array | None,
+        added: Array | None,
     ) -> Velocity:
         def denoise(
             x: Float[Array, "B f h w c"], t: Float[Array, "B f"], frames: np.ndarray | None
         ) -> Float[Array, "B f h w c"]:
             x = x if channels is None else jnp.concatenate([x, channels], axis=-1)
-            how = {"dtype": jnp.dtype(config.dtype), "trained": seen_frames(config) + 1 if config.riflex else None}
+            trained = seen_frames(config) + 1 if config.riflex else None
+            how = {"dtype": jnp.dtype(config.dtype), "trained": trained, "added": added}
             return config.modules.denoiser.velocity(config.transformer, params, x, t, context, frames, **how)
 
         return with_given(with_references(denoise, references, style), given, mask)
 
-    parts = condition.given, condition.mask, condition.channels, condition.references, condition.style
+    given, pictures = (condition.given, condition.mask, condition.channels), (condition.references, condition.style)
+    parts = *given, *pictures, contexts.camera
     alone = None if contexts.alone is None else clip_velocity(contexts.alone, *parts)
     if contexts.pair is None:
         return alone
@@ -230,6 +266,7 @@ def sample_with_progress(
     for leg in make_legs(model.config, schedule, scales):
         params = denoiser_params(model, leg.part)
         contexts = text_contexts(model.config, params, condition, *needed(leg.scale, guidance))
+        contexts = with_camera(model.config, contexts, model.params.get(ADAPTER), condition, tiling)
         scale = jnp.float32(leg.scale)
         step = functools.partial(run_steps, model.config, solver, guidance, params, contexts, condition, scale)
         step = functools.partial(step, tiling=tiling)

@@ -14,6 +14,7 @@ import numpy as np
 from vidjax.campaign import SETTINGS, check_known
 from vidjax.checks import whole
 from vidjax.clip_file import PARTIAL, part_folder, write_frames
+from vidjax.conditioning.pose_file import is_pose_file
 from vidjax.errors import InputError
 from vidjax.forecast import outline
 from vidjax.generation import end_frames, frames_of
@@ -135,6 +136,9 @@ def _from_folder(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
         return str(folder / value) if isinstance(value, str) else value
 
     found = {name: seen(value) if name in FILES else value for name, value in asked.items()}
+    camera = found.get("camera")
+    if isinstance(camera, str) and is_pose_file(str(folder / camera)):
+        found["camera"] = seen(camera)
     if isinstance(found.get("keyframes"), dict):
         found["keyframes"] = {frame: seen(picture) for frame, picture in found["keyframes"].items()}
     if isinstance(found.get("references"), list):

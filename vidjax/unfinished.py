@@ -15,6 +15,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 import vidjax
+from vidjax.conditioning.poses import Poses
 from vidjax.errors import InputError
 from vidjax.model import Model
 from vidjax.parallel.gathering import to_host
@@ -172,6 +173,7 @@ def describe(model: Model, request: Request) -> dict[str, Any]:
         "video": _digest(given.clip),
         "mask": _digest(given.mask),
         "extend": given.extend,
+        "camera": _path_digest(made.poses),
         "strength": given.strength,
         "num_inference_steps": request.schedule.num_steps,
         "guidance_scales": list(request.guidance_scales),
@@ -192,6 +194,10 @@ def describe(model: Model, request: Request) -> dict[str, Any]:
 def _runs(texts: tuple[tuple[str, ...], ...]) -> list[list[Any]]:
     """[window from which they hold, prompts], where they change."""
     return [[i, list(prompts)] for i, prompts in enumerate(texts) if not i or prompts != texts[i - 1]]
+
+
+def _path_digest(poses: Poses | None) -> str | None:
+    return None if poses is None else _digest(np.hstack([poses.world_to_camera.reshape(-1, 12), poses.intrinsics]))
 
 
 def _digest(array: np.ndarray | None) -> str | None:

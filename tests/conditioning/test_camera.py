@@ -62,3 +62,12 @@ def test_prompts_say_it_and_a_warning_says_so(tiny):
         request = make_request(tiny, [{0: "a", 0.6: "b"}, ""], num_frames=21, camera=vidjax.Camera.pan_left())
     assert request.texts[0] == ("a, the camera pans left", "the camera pans left")
     assert request.texts[-1] == ("b, the camera pans left", "the camera pans left")
+
+
+def test_speeds_are_numbers_in_any_spelling():
+    """A speed that is read as part of the name is answered with a list of all names."""
+    assert parse("pan left 5e-1 + zoom in 1e+0") == Camera.pan_left(0.5) + Camera.zoom_in()
+    with pytest.raises(InputError, match=r"camera's speed=100.0: must lie between 0.1 and 10; nearest: 10"):
+        parse("pan left 1e2")
+    with pytest.raises(InputError, match=r"camera's speed '1e400': must lie between 0.1 and 10; nearest: 10"):
+        parse("pan left 1e400")

@@ -58,7 +58,8 @@ class Generate:
     """Go on behind the end of --video, or before its beginning, there by up to a window; --duration or --num-frames say
     how much is added, to the nearest 4 frames."""
     camera: str | None = None
-    """How it moves: "pan left", "zoom in + tilt up 0.5" (a speed; 1 is usual). It is said at the end of PROMPT."""
+    """How it moves: "pan left", "zoom in + tilt up 0.5" (a speed; 1 is usual); or a file of poses in the form of
+    RealEstate10K. A model with a camera adapter is given rays, others words at the end of PROMPT, and no poses."""
     references: tuple[Path, ...] = ()
     """One to three pictures of one subject on a blank ground, who it is in every frame, for models that are trained
     for it."""

@@ -1,6 +1,7 @@
 """How the camera moves, as an object: movements with a speed, which can be combined."""
 
 import dataclasses
+import math
 import re
 
 from vidjax.checks import number
@@ -35,7 +36,9 @@ SLOW, FAST = 0.6, 1.6
 class Camera:
     """Movements at once, each with its speed (1: usual), as in ``Camera.pan_left() + Camera.zoom_in(0.5)``.
 
-    A model is told of them in words (`words`).
+    A model with a camera adapter is given their poses (``movements.movement_poses``); others are told of them in words
+    (`words`). At speed 1 pans, tilts and orbits turn by 12 degrees a second, zooms change the focal length by a third
+    a second, dollies and trucks go a fifth of the way to what is looked at.
     """
 
     moves: tuple[tuple[str, float], ...]
@@ -138,12 +141,14 @@ class Camera:
 def parse(text: str) -> Camera:
     """``pan left``, ``pan left 0.5 + zoom in``: movements with + between them, each perhaps with its speed.
 
+    Speeds may be spelled ``5e-1``.
+
     Raises:
       InputError: there is no such movement.
     """
     moves = []
-    for part in text.lower().split("+"):
-        name, speed = re.fullmatch(r"(.*?)(-?[\d.]*\d)?\s*", part, re.DOTALL).groups()
+    for part in re.split(r"(?<!\de)\+", text.lower()):  # not within 1e+0
+        name, speed = re.fullmatch(r"(.*?)(-?[\d.]*\d(?:e[-+]?\d+)?)?\s*", part, re.DOTALL).groups()
         name = " ".join(re.split(r"[\s_-]+", name.strip()))
         moves.append((name, 1.0 if speed is None else _speed(speed)))
     return Camera(tuple(moves))
@@ -151,9 +156,12 @@ def parse(text: str) -> Camera:
 
 def _speed(text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         raise InputError(f"camera's speed {text!r:.40}: a number is expected, as in pan left 0.5") from None
+    if not math.isfinite(value):
+        raise InputError(f"camera's speed {text!r:.40}: must lie between 0.1 and 10; nearest: 10")
+    return value
 
 
 def words(camera: Camera) -> str:

@@ -17,6 +17,8 @@ class Condition(NamedTuple):
     latents where ``mask`` is true, and says the size of the clip. Models that were trained with one time per clip
     see what is given as ``channels`` beside the latents instead, and some of them as tokens of an image encoder.
 
+    ``rays`` are those of the camera, packed as ``conditioning.rays`` does, for models with a camera adapter.
+
     ``kept`` are latents of a clip that is painted over, which stay where ``keep`` is true.
 
     ``references`` are latents of pictures of one subject, and ``style`` of one whose style the clip takes, each of a
@@ -33,6 +35,7 @@ class Condition(NamedTuple):
     keep: Bool[Array, "B f h w"] | None = None
     references: Float[Array, "B R h w c"] | None = None
     style: Float[Array, "B 1 h w c"] | None = None
+    rays: Float[Array, "B f H W C"] | None = None
 
 
 def nothing_given(batch: int, shape: tuple[int, int, int, int]) -> tuple[Array, Array]:
@@ -48,7 +51,11 @@ def paste(given: Float[Array, "B f h w c"], mask: Bool[Array, "B f"], x: Float[A
 def cut_condition(condition: Condition, corner: tuple[Array, Array], tile: tuple[int, int]) -> Condition:
     """What a tile of the clip is made from; ``kept`` is left out. ``references`` and ``style`` are of a tile's size."""
     given, channels = (None if x is None else cut(x, corner, tile) for x in (condition.given, condition.channels))
-    return condition._replace(given=given, channels=channels, kept=None, keep=None)
+    rays = condition.rays
+    if rays is not None:
+        finer = rays.shape[2] // condition.given.shape[2]
+        rays = cut(rays, tuple(finer * i for i in corner), tuple(finer * n for n in tile))
+    return condition._replace(given=given, channels=channels, rays=rays, kept=None, keep=None)
 
 
 def whole(condition: Condition, x: Float[Array, "B f h w c"]) -> Array:

@@ -59,6 +59,10 @@ class SceneData(DataConfig, Protocol):
         """The scene of an example."""
         ...
 
+    def caption(self, example: dict[str, Any], rng: np.random.Generator, camera: bool = True) -> str:
+        """One of the captions of an example; without ``camera`` it does not say what the camera's path tells."""
+        ...
+
     def scenes(self, count: int) -> list[Scene]:
         """The first training scenes."""
         ...
@@ -78,7 +82,8 @@ class ClipData:
     """Clips of the shapes world: rendered into ``folder`` at the first use, read afterwards.
 
     Sizes are in pixels; ``seed`` chooses the scenes. For training there are also ``num_long_clips`` of ``long_frames``:
-    what takes the whole clip is slower in them, so that they are good for windows behind the first alone.
+    what takes the whole clip is slower in them, so that they are good for windows behind the first alone. And there are
+    ``num_camera_clips``, whose cameras do several things at once, at any speed: for models with a camera adapter.
     """
 
     folder: str = "~/.cache/vidjax/data"
@@ -90,6 +95,7 @@ class ClipData:
     seed: int = 0
     num_long_clips: int = 0
     long_frames: int = 33
+    num_camera_clips: int = 0
 
     def open(self, split: str) -> Any:
         """Random access to the split ``train`` or ``test`` (compositions kept from training)."""
@@ -97,17 +103,21 @@ class ClipData:
 
         folder = Path(self.folder).expanduser()
         size = {name: getattr(self, name) for name in ("num_test_clips", "height", "width", "seed")}
-        clips = load_shapes(folder, split, num_clips=self.num_clips, num_frames=self.num_frames, **size)
-        if not self.num_long_clips or split != "train":
-            return clips
-        long = load_shapes(folder, split, num_clips=self.num_long_clips, num_frames=self.long_frames, **size)
-        return Bucketed((clips, long))
+        sources = [load_shapes(folder, split, num_clips=self.num_clips, num_frames=self.num_frames, **size)]
+        if split == "train" and self.num_long_clips:
+            count = {"num_clips": self.num_long_clips, "num_frames": self.long_frames}
+            sources.append(load_shapes(folder, split, **count, **size))
+        if split == "train" and self.num_camera_clips:
+            count = {"num_clips": self.num_camera_clips, "num_frames": self.num_frames}
+            sources.append(load_shapes(folder, split, drifting=True, **count, **size))
+        return sources[0] if len(sources) == 1 else Bucketed(tuple(sources))
 
     def name(self) -> str:
         """A file name that tells these clips from others."""
         size = f"{self.num_frames}x{self.height}x{self.width}"
         long = f"-{self.num_long_clips}x{self.long_frames}" if self.num_long_clips else ""
-        return f"shapes-{size}-{self.num_clips}-{self.num_test_clips}{long}-seed{self.seed}"
+        camera = f"-camera{self.num_camera_clips}" if self.num_camera_clips else ""
+        return f"shapes-{size}-{self.num_clips}-{self.num_test_clips}{long}{camera}-seed{self.seed}"
 
     def buckets(self) -> tuple[Bucket, ...]:
         """The shapes of the clips."""
@@ -116,15 +126,16 @@ class ClipData:
 
     def smoke(self) -> "ClipData":
         """A copy with a few clips."""
-        return dataclasses.replace(self, num_clips=32, num_test_clips=8, num_long_clips=min(self.num_long_clips, 8))
+        few = {name: min(getattr(self, name), 8) for name in ("num_long_clips", "num_camera_clips")}
+        return dataclasses.replace(self, num_clips=32, num_test_clips=8, **few)
 
     def scene(self, example: dict[str, Any]) -> Scene:
         """The scene of an example."""
         return scene_from_json(example["scene"])
 
-    def caption(self, example: dict[str, Any], rng: np.random.Generator) -> str:
-        """One of the captions of an example."""
-        return caption(self.scene(example), rng)
+    def caption(self, example: dict[str, Any], rng: np.random.Generator, shown: Collection[str] = ()) -> str:
+        """One of the captions of an example, without what is ``shown`` otherwise (``shapes.caption``)."""
+        return caption(self.scene(example), rng, shown)
 
     def scenes(self, count: int) -> list[Scene]:
         """The first training scenes; nothing is rendered."""

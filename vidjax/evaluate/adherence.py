@@ -11,7 +11,7 @@ import numpy as np
 
 from vidjax.data.shapes import Scene, caption, held_out_scene, render
 from vidjax.errors import InputError
-from vidjax.evaluate import drift, references
+from vidjax.evaluate import camera, drift, references
 from vidjax.evaluate.detect import Seen, detect
 from vidjax.evaluate.report import Report, mean_interval, wilson
 from vidjax.evaluate.signals import WINDOW, Clip, dynamic_degree, flicker, psnr, ssim
@@ -144,6 +144,9 @@ def examine(
         if model.config.sampling.references:
             on_stage("references")
             _of_references(model, report, look, seed, size, reference_clips, settings)
+        if model.config.camera_adapter is not None and size[0] > 1:
+            on_stage("camera")
+            _camera(model, report, seed, settings)
         long = []
         if long_seconds:
             on_stage("long clips")
@@ -254,6 +257,21 @@ def _of_references(
     for kind, frames in clips.items():
         words[kind] = [tuple(w for w in clip if w.name in references.JUDGED) for clip in look(scenes, frames)]
     _add_shares(report, words, "reference_")
+
+
+def _camera(model: Model, report: Report, seed: int, settings: dict[str, Any]) -> None:
+    """Adds how often the camera does what its rays say, one thing or two at once, to the report."""
+    for name, kind in (("camera_object", camera.SINGLE), ("camera_combined", camera.COMBINED)):
+        wanted = camera.asked(kind, seed)
+        requests = [make_request(model, **each) for each in camera.requests_of(wanted, seed, settings)]
+        size = requests[0].num_frames, requests[0].height, requests[0].width
+        truth = [one.rendered(*size) for one in wanted]
+        hits = camera.right(list(_clips(model, requests)), wanted)
+        report.scores[name], report.counts[name] = float(np.mean(hits)), len(hits)
+        report.intervals[name] = wilson(sum(hits), len(hits))
+        report.ceilings[name] = float(np.mean(camera.right(truth, wanted)))
+        through = [_reconstruct(model, clip) for clip in truth]
+        report.reconstructed[name] = float(np.mean(camera.right(through, wanted)))
 
 
 def _captions(scenes: Sequence[Scene], seed: int) -> list[str]:

@@ -96,7 +96,7 @@ def detect(frames: UInt8[np.ndarray, "F H W 3"]) -> Seen:
 def find_background(frames: UInt8[np.ndarray, "F H W 3"]) -> Background:
     """The rendering without subjects from which the fewest cells differ, and those the least."""
     names, bank = _bank(*frames.shape[:3])
-    return names[_nearest(_cells(frames), bank)]
+    return names[nearest(cells(frames), bank)]
 
 
 def colour_masks(
@@ -184,11 +184,12 @@ def _empty(frames: UInt8[np.ndarray, "F H W 3"], background: Background) -> UInt
     """The rendering without subjects, from the start of the camera that fits best."""
     F, H, W, _ = frames.shape
     candidates = [render(_scene(background, shift), F, H, W) for shift in SHIFTS]
-    return candidates[_nearest(_cells(frames), [_cells(candidate) for candidate in candidates])]
+    return candidates[nearest(cells(frames), [cells(candidate) for candidate in candidates])]
 
 
-def _nearest(cells: Float[np.ndarray, "F h w 3"], candidates: Sequence[Float[np.ndarray, "F h w 3"]]) -> int:
-    return int(np.argmin([np.minimum(np.abs(cells - c).mean(-1), DIFFERENT).mean() for c in candidates]))
+def nearest(clip: Float[np.ndarray, "F h w 3"], candidates: Sequence[Float[np.ndarray, "F h w 3"]]) -> int:
+    """Of candidates, all in cells, the one from which the fewest differ, and those the least."""
+    return int(np.argmin([np.minimum(np.abs(clip - c).mean(-1), DIFFERENT).mean() for c in candidates]))
 
 
 def _scene(background: Background, world_x: float = 0.0) -> Scene:
@@ -196,7 +197,8 @@ def _scene(background: Background, world_x: float = 0.0) -> Scene:
     return Scene((), action, background.place, background.camera, background.style, world_x=world_x)
 
 
-def _cells(frames: np.ndarray) -> Float[np.ndarray, "F h w 3"]:
+def cells(frames: np.ndarray) -> Float[np.ndarray, "F h w 3"]:
+    """Mean colours of cells of ``CELL`` x ``CELL`` pixels."""
     F, H, W, _ = frames.shape
     h, w = H // CELL, W // CELL
     return frames[:, : h * CELL, : w * CELL].reshape(F, h, CELL, w, CELL, 3).mean((2, 4), dtype=np.float32)
@@ -208,4 +210,4 @@ def _bank(F: int, H: int, W: int) -> tuple[list[Background], list[np.ndarray]]:
     ways = [(camera, "") for camera in CAMERAS if camera != "tracking"]
     ways += [("tracking", action.removeprefix("moves ")) for action in ACTIONS[:4]]
     names = [Background(place, style, *way) for place in PLACES for style in STYLES for way in ways]
-    return names, [_cells(render(_scene(name), F, H, W)) for name in names]
+    return names, [cells(render(_scene(name), F, H, W)) for name in names]

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from vidjax.models import clip, t5
-from vidjax.models.wan import causal, denoiser, sharding, upsampler, vae
+from vidjax.models.wan import camera_adapter, causal, denoiser, sharding, upsampler, vae
 from vidjax.models.wan.image_channels import image_channels
 from vidjax.typing import Array
 
@@ -20,6 +20,7 @@ class Family(NamedTuple):
     image_encoder: ModuleType
     denoiser: ModuleType
     causal: ModuleType
+    camera_adapter: ModuleType
     vae: ModuleType
     upsampler: ModuleType
     image_channels: Callable[..., Array]
@@ -31,6 +32,7 @@ WAN = Family(
     image_encoder=clip,
     denoiser=denoiser,
     causal=causal,
+    camera_adapter=camera_adapter,
     vae=vae,
     upsampler=upsampler,
     image_channels=image_channels,
@@ -41,6 +43,7 @@ WAN = Family(
         "image_encoder": sharding.IMAGE_ENCODER_RULES,
         "vae": sharding.VAE_RULES,
         "upsampler": sharding.UPSAMPLER_RULES,
+        "camera_adapter": sharding.CAMERA_ADAPTER_RULES,
     },
 )
 

@@ -25,6 +25,7 @@ from vidjax.parallel.rules import AnyMesh
 from vidjax.plan.programs import Clip, Program, preset_config, spread
 from vidjax.training import probe
 from vidjax.training.autoencoder import AutoencoderTask
+from vidjax.training.camera import FRAMES
 from vidjax.training.denoiser import DenoiserTask
 from vidjax.training.finetune import FinetuneTask
 from vidjax.training.flow_matching import flow_loss
@@ -176,6 +177,10 @@ def _denoiser(task: DenoiserTask, clip: Clip) -> tuple:
     example = _example(latent, task.sampling.max_text_length) | _beside(task, latent)
     if isinstance(task.data, SceneData):
         example["factors"] = jax.ShapeDtypeStruct((len(probe.HEADS),), jnp.int32)
+    if task.camera is not None:
+        n, row = FRAMES * latent[0], functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+        example |= {"camera_to_world": row((n, 3, 4)), "intrinsics": row((n, 4))}
+        example["rays_known"] = jax.ShapeDtypeStruct((), bool)
     init = dataclasses.replace(task, text_steps=0).init
     return Training(init, task.loss, task.rules, example), task.model, latent
 

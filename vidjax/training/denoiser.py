@@ -15,11 +15,13 @@ from vidjax.data.buckets import check_buckets, first_examples
 from vidjax.data.latents import open_latents
 from vidjax.data.source import ClipData, DataConfig, SceneData
 from vidjax.models import t5
-from vidjax.models.wan import denoiser
+from vidjax.models.wan import camera_adapter, denoiser
 from vidjax.models.wan.presets import SamplingDefaults
 from vidjax.models.wan.sharding import DENOISER_RULES, TEXT_ENCODER_RULES
 from vidjax.parallel.rules import Rules
+from vidjax.training import camera as cameras
 from vidjax.training import caption_swap, probe
+from vidjax.training.camera import CameraTraining
 from vidjax.training.causal import check_causal_share
 from vidjax.training.flow_matching import flow_loss, held_out_losses
 from vidjax.training.references import (
@@ -68,6 +70,7 @@ class DenoiserTask:
       text_steps: steps that the text encoder learns alone, at first, to tell the factors of captions; none where
         the data know no factors.
       probe_weight: weight of that loss beside the denoiser's, afterwards.
+      camera: a camera adapter learns too, of clips of the shapes world; None: the model has none.
     """
 
     vae: str
@@ -88,13 +91,14 @@ class DenoiserTask:
     eval_clips: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: denoiser.Remat = "none"
+    camera: CameraTraining | None = None
 
     @property
     def rules(self) -> Rules:
         """How the parameters are split over a mesh."""
         parts = {"transformer": DENOISER_RULES, "text_encoder": TEXT_ENCODER_RULES}
         inside = ((f"^{part}/{rule.lstrip('^')}", spec) for part, rules in parts.items() for rule, spec in rules)
-        return (*inside, (r".*", jax.sharding.PartitionSpec()))
+        return (*inside, *cameras.RULES, (r".*", jax.sharding.PartitionSpec()))
 
     def make(self, config: TrainConfig) -> Task:
         """The task as functions; computes the latents at the first call.
@@ -107,6 +111,7 @@ class DenoiserTask:
         vae_config = folder.read_config(Path(self.vae), "vae")
         check_window(self.window, self.sampling, vae_config.temporal_factor)
         check_causal_share(self.causal_share, self.sampling, vae_config.temporal_factor)
+        cameras.check_camera(self.camera, self.data, vae_config.temporal_factor)
         check_buckets(
             self.data.buckets(), vae_config.temporal_factor, vae_config.spatial_factor * max(self.model.patch_size[1:])
         )
@@ -167,6 +172,9 @@ class DenoiserTask:
         text = {"text_encoder": t5.init(self.text_config(), keys[1])}
         if isinstance(self.data, SceneData):
             text["probe"] = probe.init(self.text.d_model, keys[2])
+        if self.camera is not None:
+            own_key = jax.random.fold_in(key, 4)
+            text[cameras.PART] = camera_adapter.init(self.camera.adapter(self.model), own_key)
         return {"transformer": transformer, **text}
 
     def start(self, abstract: PyTree, key: Array) -> Params:
@@ -175,10 +183,10 @@ class DenoiserTask:
 
         def learned(key: Array) -> Params:
             params = self.init(key)
-            transformer = params.pop("transformer")
+            others = {name: params.pop(name) for name in ("transformer", cameras.PART) if name in params}
             own_key = jax.random.split(key, 4)[3]
             text = probe.pretrain(self.encode_text, params, captions, own_key, self.text_steps)
-            return {"transformer": transformer, **text}
+            return {**others, **text}
 
         return jax.jit(learned, out_shardings=jax.tree.map(lambda a: a.sharding, abstract))(key)
 
@@ -189,15 +197,20 @@ class DenoiserTask:
         rng: np.random.Generator,
         pictures: Pictures | None = None,
     ) -> dict[str, Any]:
-        """Latents, those of pictures that are beside the example, the tokens of one of the captions, and the factors,
-        where known, it tells (-1: left out)."""
+        """Latents, those of pictures beside the example, the camera's poses, the tokens of one of the captions, and the
+        factors, where known, it tells (-1: left out)."""
         dropped, seen = rng.random() < self.caption_dropout, see(self.data, pictures, example, rng)
-        text = "" if dropped else tell(self.data, example, rng, seen)
+        camera, start = cameras.draw(self.camera, self.data, example, rng), 0
+        shown = *seen.show, *camera.show
+        text = "" if dropped else tell(self.data, example, rng, shown)
         row = {"latents": np.asarray(example["latents"], np.float32), **seen.latents, **token_row(tokenizer, text)}
         if self.window is not None:
-            row |= window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
+            cut, start = window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
+            row |= cut
+        if self.camera is not None:
+            row |= cameras.pose_row(self.data, example, start, len(row["latents"]), camera, rng)
         if isinstance(self.data, SceneData):
-            labels = probe.labels(self.data.scene(example), seen.show)
+            labels = probe.labels(self.data.scene(example), shown)
             row["factors"] = np.full_like(labels, -1) if dropped else labels
         return row
 
@@ -215,7 +228,24 @@ class DenoiserTask:
     ) -> Array:
         """What the denoiser says of noisy latents of a batch."""
         text = self.encode_text(params, batch["tokens"], batch["length"])
-        return beside(functools.partial(self.denoise, text, params, causal=causal), batch)(x, t)
+        return self.answer(text, params, batch, x, t, causal)
+
+    def answer(
+        self,
+        text: Float[Array, "B L D"],
+        params: Params,
+        batch: dict[str, Array],
+        x: Array,
+        t: Float[Array, "B f"],
+        causal: bool | Bool[Array, ""] = False,
+    ) -> Array:
+        """The same, with the text encoded: what is said beside the pictures of the batch, under its camera."""
+        added = None
+        if self.camera is not None:
+            adapter = self.camera.adapter(self.model)
+            added = cameras.added_tokens(adapter, params, batch, jnp.dtype(self.dtype))
+        denoise = functools.partial(self.denoise, text, params, causal=causal, added=added)
+        return beside(denoise, batch)(x, t)
 
     def denoise(
         self,
@@ -225,10 +255,12 @@ class DenoiserTask:
         t: Float[Array, "B f"],
         frames: np.ndarray | None = None,
         causal: bool | Bool[Array, ""] = False,
+        added: Float[Array, "B f2 s E"] | None = None,
     ) -> Array:
         """What the denoiser says of noisy latents with this text, at these positions in time."""
-        own, how = params["transformer"], {"dtype": jnp.dtype(self.dtype), "remat": self.remat, "causal": causal}
-        context = denoiser.context(self.model, own, text, dtype=how["dtype"])
+        own, dtype = params["transformer"], jnp.dtype(self.dtype)
+        context = denoiser.context(self.model, own, text, dtype=dtype)
+        how = {"dtype": dtype, "remat": self.remat, "causal": causal, "added": added}
         return denoiser.velocity(self.model, own, x, t, context, frames, **how)
 
     def loss(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
@@ -237,7 +269,7 @@ class DenoiserTask:
 
         def velocity(params: Params, batch: dict[str, Array], x: Array, t: Array, **kind: Array) -> Array:
             # The text is encoded once, for the probe too.
-            return beside(functools.partial(self.denoise, text, params, **kind), batch)(x, t)
+            return self.answer(text, params, batch, x, t, **kind)
 
         shares = {"given_share": self.given_share, "causal_share": self.causal_share}
         flow = flow_loss(velocity, params, batch, key, self.time_shift, **shares)
@@ -263,6 +295,9 @@ class DenoiserTask:
         folder.write_part(out, "transformer", self.model, params["transformer"], "bfloat16")
         folder.write_part(out, "text_encoder", self.text_config(), params["text_encoder"], "bfloat16")
         folder.write_part(out, "vae", vae_config, vae_params, "float16")
+        if self.camera is not None:
+            adapter = self.camera.adapter(self.model)
+            folder.write_part(out, cameras.PART, adapter, params[cameras.PART], "bfloat16")
         folder.write_tokenizer(out, tokenizer.spiece, tokenizer.max_length)
         learned = {"given": "any" if self.given_share else "first", "causal": self.causal_share > 0}
         learned |= taught(self.reference_share, self.style_share)

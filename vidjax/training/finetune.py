@@ -17,9 +17,12 @@ from vidjax.data.latents import open_latents
 from vidjax.data.source import ClipData, DataConfig, ListedData
 from vidjax.errors import InputError
 from vidjax.model import ModelConfig, bundled, part_layout, read_config
+from vidjax.models.wan.camera_adapter import CameraAdapterConfig
 from vidjax.models.wan.denoiser import Remat
 from vidjax.parallel.mesh import make_mesh
+from vidjax.training import camera as cameras
 from vidjax.training import lora as low_rank
+from vidjax.training.camera import CameraTraining
 from vidjax.training.causal import check_causal_model
 from vidjax.training.flow_matching import BatchVelocity, flow_loss, held_out_losses
 from vidjax.training.lora import LoRAConfig
@@ -70,6 +73,8 @@ class FinetuneTask:
       causal_share: share of the steps that are causal, so that clips can be made frame by frame: a latent frame sees
         those before it, see ``causal.causal_noising``; with ``later`` samples that behind their clip's first. A model
         that has learned so says so when exported.
+      camera: a camera adapter learns with the denoiser, or with its changes: the model's own, or a new one. It is
+        exported as a part of the model, beside a LoRA's file as a folder to put into that of the model.
       dtype: what is computed in; trained parameters, their moments and average are float32.
     """
 
@@ -88,6 +93,7 @@ class FinetuneTask:
     eval_clips: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
+    camera: CameraTraining | None = None
 
     def make(self, config: TrainConfig) -> Task:
         """The task as functions; computes latents and embeddings at the first call.
@@ -123,7 +129,7 @@ class FinetuneTask:
             held[self.part] = folder.read_part(path, self.part, model.parts[self.part], self.dtype, layout)
         prefixed = tuple((f"^{self.part}/{r.lstrip('^')}", s) for r, s in model.modules.rules[self.part])
         denoise = functools.partial(self._denoise, model)
-        velocity = functools.partial(self._velocity, texts.encode, denoise)
+        velocity = functools.partial(self._velocity, model, texts.encode, denoise)
         parts = Parts(texts.row, texts.encode, denoise, model.vae, model.sampling)
         autoencoder = jax.device_get(autoencoder)
 
@@ -136,9 +142,9 @@ class FinetuneTask:
             source=train,
             transform=functools.partial(self._transform, texts.row, pictures),
             evaluate=lambda params, key: self._evaluate(velocity, {**params, **held}, texts.row, test, key),
-            rules=prefixed if self.lora is None else low_rank.RULES,
+            rules=(*(prefixed if self.lora is None else low_rank.RULES), *cameras.RULES),
             export=functools.partial(self._export, path, model),
-            start=None if self.lora is not None else functools.partial(self._start, path, model),
+            start=functools.partial(self._start, path, model) if self._read(model) else None,
             tokens=lambda batch: num_tokens(batch, model.transformer.patch_size),
             sample=sample if model.boundary_ratio is None else None,  # half a walk shows nothing
             frozen=held,
@@ -161,25 +167,49 @@ class FinetuneTask:
             raise InputError(f"{path} is given pictures as channels; models that are made from words can be fine-tuned")
         check_window(self.window, model.sampling, model.vae.temporal_factor)
         check_causal_model(self.causal_share, model, self.lora is not None)
+        cameras.check_camera(self.camera, self.data, model.vae.temporal_factor)
         check_buckets(self.data.buckets(), model.vae.temporal_factor, max(model.size_multiple))
 
     def _init(self, model: ModelConfig, key: Array) -> Params:
+        camera = {}
+        if self.camera is not None:
+            camera[cameras.PART] = model.modules.camera_adapter.init(self._adapter(model), jax.random.fold_in(key, 1))
         if self.lora is None:
-            return {self.part: model.modules.denoiser.init(model.transformer, key)}
-        return {"lora": low_rank.init(self.lora, folder.abstract_params("transformer", model.transformer), key)}
+            return {self.part: model.modules.denoiser.init(model.transformer, key), **camera}
+        abstract = folder.abstract_params("transformer", model.transformer)
+        return {"lora": low_rank.init(self.lora, abstract, key), **camera}
+
+    def _adapter(self, model: ModelConfig) -> CameraAdapterConfig:
+        return model.camera_adapter or self.camera.adapter(model.transformer)
+
+    def _read(self, model: ModelConfig) -> list[str]:
+        """The trained parts that are read from the model's folder, and not drawn."""
+        adapter = self.camera is not None and model.camera_adapter is not None
+        return [self.part] * (self.lora is None) + [cameras.PART] * adapter
 
     def _start(self, path: Path, model: ModelConfig, abstract: PyTree, key: Array) -> Params:
-        del key
-        layout = jax.tree.map(lambda leaf: leaf.sharding, abstract[self.part])
-        return {self.part: folder.read_part(path, self.part, model.transformer, "float32", layout)}
+        layout = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        read = self._read(model)
+
+        def drawn(key: Array) -> Params:
+            return {name: value for name, value in self._init(model, key).items() if name not in read}
+
+        others = {name: part for name, part in layout.items() if name not in read}
+        parts = {name: folder.read_part(path, name, model.parts[name], "float32", layout[name]) for name in read}
+        return parts | jax.jit(drawn, out_shardings=others)(key)
 
     def _transform(
         self, caption_row: Row, pictures: Pictures | None, example: dict, rng: np.random.Generator
     ) -> dict[str, Any]:
         dropped, seen = rng.random() < self.caption_dropout, see(self.data, pictures, example, rng)
-        row = _example(caption_row, example, "" if dropped else tell(self.data, example, rng, seen)) | seen.latents
+        camera, start = cameras.draw(self.camera, self.data, example, rng), 0
+        text = "" if dropped else tell(self.data, example, rng, (*seen.show, *camera.show))
+        row = _example(caption_row, example, text) | seen.latents
         if self.window is not None:
-            row |= window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
+            cut, start = window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
+            row |= cut
+        if self.camera is not None:
+            row |= cameras.pose_row(self.data, example, start, len(row["latents"]), camera, rng)
         return row
 
     def _evaluate(
@@ -198,6 +228,7 @@ class FinetuneTask:
 
     def _velocity(
         self,
+        model: ModelConfig,
         encode: Encode,
         denoise: Denoise,
         params: Params,
@@ -206,7 +237,11 @@ class FinetuneTask:
         t: Float[Array, "B f"],
         causal: bool | Bool[Array, ""] = False,
     ) -> Float[Array, "B f h w c"]:
-        return beside(functools.partial(denoise, encode(params, batch), params, causal=causal), batch)(x, t)
+        added = None
+        if self.camera is not None:
+            added = cameras.added_tokens(self._adapter(model), params, batch, jnp.dtype(self.dtype))
+        denoise = functools.partial(denoise, encode(params, batch), params, causal=causal, added=added)
+        return beside(denoise, batch)(x, t)
 
     def _denoise(
         self,
@@ -217,13 +252,15 @@ class FinetuneTask:
         t: Float[Array, "B f"],
         frames: np.ndarray | None = None,
         causal: bool | Bool[Array, ""] = False,
+        added: Float[Array, "B f s E"] | None = None,
     ) -> Float[Array, "B f h w c"]:
         """What the denoiser says of noisy latents with this text, at these positions in time."""
         modules, how = model.modules, {"dtype": jnp.dtype(self.dtype), "remat": self.remat, "causal": causal}
         denoiser = params[self.part]
         if self.lora is not None:
             denoiser = low_rank.merged(denoiser, params["lora"], self.lora.strength)
-        context = modules.denoiser.context(model.transformer, denoiser, text, dtype=how["dtype"])
+        context = modules.denoiser.context(model.transformer, denoiser, text, dtype=dtype)
+        how = {"dtype": dtype, "remat": self.remat, "causal": causal, "added": added}
         return modules.denoiser.velocity(model.transformer, denoiser, x, t, context, frames, **how)
 
     def _loss(
@@ -245,15 +282,21 @@ class FinetuneTask:
         if self.lora is not None:
             abstract = folder.abstract_params("transformer", model.transformer)
             write_lora(out / LORA_FILE, abstract, params["lora"], self.lora.strength)
+            self._export_adapter(model, params, out)
             return
         shutil.copytree(path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(self.part))
         folder.write_part(out, self.part, model.transformer, params[self.part], "bfloat16")
+        self._export_adapter(model, params, out)
         learned = {"given": "any"} if model.pictures == "frames" and self.given_share else {}
         learned |= {"causal": True} if self.causal_share else {}
         learned |= taught(self.reference_share, self.style_share)
         if learned:
             sampling = dataclasses.replace(model.sampling, **learned)
             folder.write_json(out / "sampling.json", dataclasses.asdict(sampling))
+
+    def _export_adapter(self, model: ModelConfig, params: Params, out: Path) -> None:
+        if self.camera is not None:
+            folder.write_part(out, cameras.PART, self._adapter(model), params[cameras.PART], "bfloat16")
 
 
 def _example(caption_row: Row, example: dict[str, Any], caption: str) -> dict[str, np.ndarray]:

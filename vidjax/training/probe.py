@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from vidjax.data.shapes import ACTIONS, CAMERAS, COLOURS, PLACES, SHAPES, SIZES, STYLES, Scene, Subject
+from vidjax.data.shapes.captions import SHOTS
 from vidjax.typing import Array, Float, Int, Params
 
 SUBJECT = {"colour": COLOURS, "shape": SHAPES, "size": SIZES}
@@ -22,18 +23,19 @@ HEADS = (*(len(w) for w in SUBJECT.values()), *(len(w) + 1 for w in SUBJECT.valu
 
 
 def labels(scene: Scene, shown: Collection[str] = ()) -> Int[np.ndarray, "heads"]:
-    """Index of each factor's value, in the order of the heads; -1 where pictures show it and captions do not tell.
-
-    ``shown`` is as ``captions.caption`` has it.
-    """
+    """Index of each factor's value, in the order of the heads; -1 where it is ``shown`` (``captions.caption``), not told."""
     first, second = (*scene.subjects, None)[:2]
 
     def of(subject: Subject | None) -> list[int]:
         return [len(w) if subject is None else w.index(getattr(subject, f)) for f, w in SUBJECT.items()]
 
     own = [-1] * len(SUBJECT) if "subject" in shown else of(first)
-    rest = (-1 if f in shown else w.index(getattr(scene, f)) for f, w in SCENE.items())
-    return np.asarray([*own, *of(second), *rest], np.int32)
+    rest = {f: -1 if f in shown else w.index(getattr(scene, f)) for f, w in SCENE.items()}
+    if scene.drift is not None:
+        rest["camera"] = -1
+    elif scene.camera in SHOTS:
+        rest["camera"] = CAMERAS.index(scene.camera)
+    return np.asarray([*own, *of(second), *rest.values()], np.int32)
 
 
 def init(dim: int, key: Array) -> Params:

@@ -5,7 +5,7 @@ A batch is of one bucket, whose examples have as many pictures; the loss, traced
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,9 +122,9 @@ def see(data: DataConfig, pictures: Pictures | None, example: Mapping[str, Any],
     return Seen({name: np.asarray(value, np.float32) for name, value in latents.items()}, show)
 
 
-def tell(data: DataConfig, example: Mapping[str, Any], rng: np.random.Generator, seen: Seen) -> str:
-    """One of the captions of an example, without what pictures show."""
-    return caption(data.scene(example), rng, seen.show) if seen.show else data.caption(example, rng)
+def tell(data: DataConfig, example: dict[str, Any], rng: np.random.Generator, shown: Collection[str]) -> str:
+    """One of the captions of an example, without what is ``shown`` otherwise: only a `SceneData` can leave that out."""
+    return data.caption(example, rng, shown) if shown else data.caption(example, rng)
 
 
 def untold_captions(data: SceneData, count: int) -> list[str]:

@@ -17,8 +17,8 @@ from vidjax.typing import Float
 
 def cut_window(
     latents: Float[np.ndarray, "f h w z"], frames: int, later_share: float, rng: np.random.Generator
-) -> tuple[Float[np.ndarray, "g h w z"], bool]:
-    """``frames`` latent frames of a clip, and whether they begin after its first.
+) -> tuple[Float[np.ndarray, "g h w z"], int]:
+    """``frames`` latent frames of a clip, and at which of its own they begin.
 
     In ``later_share`` of the samples they begin anywhere behind it, in the others with it; a clip that is no longer
     than a window is left whole.
@@ -26,20 +26,21 @@ def cut_window(
     behind = len(latents) - frames
     later, start = rng.random() < later_share, rng.integers(max(behind, 1))
     start = 1 + start if later and behind > 0 else 0
-    return latents[start : start + frames], bool(start > 0)
+    return latents[start : start + frames], int(start)
 
 
 def window_row(
     latents: Float[np.ndarray, "f h w z"], frames: int, later_share: float, causal: bool, rng: np.random.Generator
-) -> dict[str, Any]:
-    """What an example of a batch has of such a window: ``latents``, whether it is a ``later`` one, and, for ``causal``
-    steps, the ``first`` latent frame of the clip.
+) -> tuple[dict[str, Any], int]:
+    """What an example of a batch has of such a window, and at which latent frame of the clip that begins.
+
+    ``latents``, whether it is a ``later`` one, and, for ``causal`` steps, the ``first`` latent frame of the clip.
 
     A causal step sees the first frame and then the window's own, any other step the window as it is cut. So the batch
     carries both: each kind of step has windows of the form that it is sampled in, at the cost of one frame.
     """
-    cut, later = cut_window(latents, frames, later_share, rng)
-    return {"latents": cut, "later": later, **({"first": latents[:1]} if causal else {})}
+    cut, start = cut_window(latents, frames, later_share, rng)
+    return {"latents": cut, "later": start > 0, **({"first": latents[:1]} if causal else {})}, start
 
 
 def check_window(window: int | None, sampling: SamplingDefaults, ratio: int) -> None:

@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from vidjax.config import describe, is_of
 from vidjax.errors import InputError, WeightsError
 from vidjax.models import clip, t5
-from vidjax.models.wan import denoiser, upsampler, vae
+from vidjax.models.wan import camera_adapter, denoiser, upsampler, vae
 from vidjax.models.wan.weights import Tensor, abstract_params, published_tree, spellings
 from vidjax.typing import Array, Int, Params, PyTree
 from vidjax.weights.tensor_file import DTYPES, Entry, all_finite, listed, read_header, read_rows, write_file
@@ -52,6 +52,7 @@ CLASS_NAME = {
     "upsampler": "LatentUpsampler",
     "text_encoder": "UMT5EncoderModel",
     "image_encoder": "CLIPVisionModel",
+    "camera_adapter": "WanCameraAdapter",
 }
 CONFIG_TYPE = {
     "transformer": denoiser.DenoiserConfig,
@@ -60,6 +61,7 @@ CONFIG_TYPE = {
     "upsampler": upsampler.UpsamplerConfig,
     "text_encoder": t5.T5Config,
     "image_encoder": clip.CLIPConfig,
+    "camera_adapter": camera_adapter.CameraAdapterConfig,
 }
 
 

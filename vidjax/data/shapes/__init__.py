@@ -1,6 +1,7 @@
 """A rendered world with captions: coloured shapes that act in simple places under a moving camera."""
 
 from vidjax.data.shapes.captions import caption, parse, vocabulary
+from vidjax.data.shapes.geometry import camera_path
 from vidjax.data.shapes.portraits import portrait
 from vidjax.data.shapes.render import render
 from vidjax.data.shapes.scene import (
@@ -14,6 +15,7 @@ from vidjax.data.shapes.scene import (
     Scene,
     Subject,
     actions_with,
+    drifting_scene,
     factors,
     held_out,
     held_out_scene,
@@ -34,7 +36,9 @@ __all__ = [
     "Scene",
     "Subject",
     "actions_with",
+    "camera_path",
     "caption",
+    "drifting_scene",
     "factors",
     "held_out",
     "held_out_scene",

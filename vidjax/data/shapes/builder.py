@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from vidjax.data.shapes.captions import caption
 from vidjax.data.shapes.render import render
-from vidjax.data.shapes.scene import held_out_scene, scene_to_json, training_scene
+from vidjax.data.shapes.scene import Scene, drifting_scene, held_out_scene, scene_to_json, training_scene
 from vidjax.errors import InputError
 
 _SCENES = {"train": training_scene, "test": held_out_scene}
@@ -36,10 +36,12 @@ class ShapesConfig(tfds.core.BuilderConfig):
     height: int = 64
     width: int = 64
     seed: int = 0
+    drifting: bool = False
 
     def __post_init__(self):
         size = f"{self.num_frames}x{self.height}x{self.width}"
-        self.name = f"{size}-{self.num_clips}-{self.num_test_clips}-seed{self.seed}"
+        drifting = "-drifting" if self.drifting else ""
+        self.name = f"{size}-{self.num_clips}-{self.num_test_clips}-seed{self.seed}{drifting}"
 
 
 class ShapesWorld(tfds.core.GeneratorBasedBuilder):
@@ -74,9 +76,8 @@ class ShapesWorld(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
-        make = partial(
-            _example, split, config.seed, num_frames=config.num_frames, height=config.height, width=config.width
-        )
+        size = {"num_frames": config.num_frames, "height": config.height, "width": config.width}
+        make = partial(_example, split, config.seed, config.drifting, **size)
         if count < _WORTH_A_POOL:
             yield from enumerate(map(make, range(count)))
             return
@@ -95,9 +96,11 @@ def load_shapes(
     height: int = 64,
     width: int = 64,
     seed: int = 0,
+    drifting: bool = False,
 ):
     """A random-access data source of clips, rendered into `data_dir` at the first call and read afterwards.
 
+    The cameras of `drifting` clips are those of `drifting_scene`.
     `split` is 'train', 'test' or a TFDS slice of one ('train[:100]'). `len(source)` and `source[i]` work; an item is a
     dict of `video` (uint8 [F, H, W, 3]), `caption` and `scene` (bytes, UTF-8). The first call renders on all cores in
     spawned processes: in a script keep it under `if __name__ == "__main__"`.
@@ -117,6 +120,7 @@ def load_shapes(
         height=height,
         width=width,
         seed=seed,
+        drifting=drifting,
     )
     builder = ShapesWorld(data_dir=os.fspath(data_dir), config=config)
     if not builder.is_prepared():
@@ -153,8 +157,12 @@ class Clips:
         return self.packed[index]
 
 
-def _example(split: str, seed: int, index: int, *, num_frames: int, height: int, width: int) -> dict:
-    scene = _SCENES[split](seed, index)
+def _scene(split: str, seed: int, drifting: bool, index: int) -> Scene:
+    return drifting_scene(seed, index, split == "test") if drifting else _SCENES[split](seed, index)
+
+
+def _example(split: str, seed: int, drifting: bool, index: int, *, num_frames: int, height: int, width: int) -> dict:
+    scene = _scene(split, seed, drifting, index)
     return {
         "video": np.frombuffer(zlib.compress(render(scene, num_frames, height, width), 1), np.uint8),
         "caption": caption(scene, np.random.default_rng((seed, index, 1))),

@@ -61,11 +61,15 @@ SHOWN_PHRASES = ("it", "the subject", "the {size} one")
 _PLURAL_VERBS = {"does": "do", "rises": "rise", "bounces": "bounce", "rotates": "rotate", "moves": "move"}
 
 
+SHOTS = ("tracking", "aerial")
+"""Cameras that are not told by where they stand and look."""
+
+
 def caption(scene: Scene, rng: np.random.Generator, shown: Collection[str] = ()) -> str:
     """One of the sentences that tell the scene's factors; which one is `rng`'s choice.
 
-    Pictures beside it may show the `subject` of a scene of one, whose colour and shape (and perhaps size) are not told
-    then, and the `style`, which is not told either.
+    What is `shown` otherwise is not told: the `subject` of a scene of one (its colour and shape, and perhaps its size)
+    and the `style`, by pictures; the `camera`, by its path, but for `SHOTS`, of which a path does not tell enough.
     """
 
     def pick(phrases):
@@ -83,7 +87,8 @@ def caption(scene: Scene, rng: np.random.Generator, shown: Collection[str] = ())
     parts = [f"{place}, {subjects} {action}" if rng.random() < 0.2 else f"{subjects} {action} {place}"]
     if "style" not in shown and (scene.style != "plain" or rng.random() >= UNSAID):
         parts.insert(rng.integers(2), pick(STYLE_PHRASES[scene.style]))
-    if scene.camera != "static" or rng.random() >= UNSAID:
+    told = scene.drift is None and ("camera" not in shown or scene.camera in SHOTS)
+    if told and (scene.camera != "static" or rng.random() >= UNSAID):
         parts.insert(rng.integers(len(parts) + 1), pick(CAMERA_PHRASES[scene.camera]))
     return ", ".join(parts)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vidjax.data.shapes.outlines import MARK_RADIUS, MARK_Y, REACH, shape_distance
 from vidjax.data.shapes.places import PERIOD, RGB, edge, grade, outline, world_map
-from vidjax.data.shapes.scene import Scene
+from vidjax.data.shapes.scene import DRIFTS, Scene
 from vidjax.errors import InputError
 from vidjax.typing import Float, UInt8
 
@@ -79,7 +79,10 @@ def animate(scene: Scene, num_frames: int, height: float, width: float) -> Motio
         radius = radius * largest * GROWTH ** (grown - 1)
 
     zoom = np.ones(num_frames)
-    if shot == "zooms":
+    if scene.drift is not None:
+        shot, rate = "drifts", scene.drift[2]
+        zoom = 2.0 ** (rate * (whole - (0.6 if rate > 0 else 0.4)))
+    elif shot == "zooms":
         zoom = ZOOM ** (0.4 - whole if turn == "out" else whole - 0.6)
     radius = radius * zoom
 
@@ -105,6 +108,8 @@ def animate(scene: Scene, num_frames: int, height: float, width: float) -> Motio
         camera = camera + np.array(_DIRECTIONS[turn]) * (PAN * time)[:, None]
     elif shot == "tilts":
         camera = camera + np.array(_DIRECTIONS[turn]) * (PAN * (whole - 0.5))[:, None]
+    elif shot == "drifts":
+        camera = camera + np.stack([scene.drift[0] * time, scene.drift[1] * (whole - 0.5)], axis=-1)
 
     angle = scene.angle + (2 * np.pi * time if verb == "spins" else 0 * time)
     return Motion(camera, zoom, position, radius, angle)
@@ -113,7 +118,9 @@ def animate(scene: Scene, num_frames: int, height: float, width: float) -> Motio
 def _view(scene: Scene, motion: Motion, height: int, width: int, scale: float) -> Float[np.ndarray, "F H W 3"]:
     """What the camera sees of the place, before the subjects are there."""
     density = scale * (2 if scale <= 2 else 1)
-    top = float(np.ceil(height / scale / 2 * ZOOM**0.6 + 2))
+    # A named camera tilts or zooms, another may do both.
+    beyond = 0.0 if scene.drift is None else DRIFTS[1] / 2
+    top = float(np.ceil(height / scale / 2 * ZOOM**0.6 + 2 + beyond))
     place = world_map(scene.place, scene.style, scene.camera == "aerial", density, top)
     scales = (scale * motion.zoom)[:, None]
     columns = ((np.arange(width) + 0.5 - width / 2) / scales + motion.camera[:, :1] + PERIOD / 2) * density

@@ -8,7 +8,7 @@ Lengths are in units of 1/64 of the shorter side of the picture; x points right,
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,9 @@ STYLES = ("plain", "cinematic", "anime", "watercolor", "documentary")
 TWO_SUBJECTS = 0.25
 """The share of scenes with two subjects."""
 
+DRIFTS = (42.0, 28.0, 0.85)
+"""How far a camera drifts at most."""
+
 _HELD_OUT_MODULUS = 10
 _HELD_OUT_REMAINDER = 4
 
@@ -64,6 +67,10 @@ class Scene:
 
     `x`, `y`: shift of the subjects; `travel`: way of a moving subject in 17 frames; `angle`: how far subjects are
     turned at first (radians); `world_x`: shift of the camera's start. Captions do not tell these five.
+
+    `drift` is what the camera does in place of `camera`, in 17 frames: how far to the right, how far down, and the
+    binary logarithm of the zoom, all at once and at any speed. As with named cameras, longer clips pan on, and tilt and
+    zoom slower. Of the camera of such a scene no caption tells.
     """
 
     subjects: tuple[Subject, ...] = (Subject(),)
@@ -76,6 +83,7 @@ class Scene:
     travel: float = 37.0
     angle: float = 0.0
     world_x: float = 0.0
+    drift: tuple[float, float, float] | None = None
 
 
 def factors(scene: Scene) -> tuple:
@@ -150,6 +158,24 @@ def held_out_scene(seed: int, index: int) -> Scene:
     return _first(seed, index, wanted=True)
 
 
+def drifting_scene(seed: int, index: int, wanted: bool = False) -> Scene:
+    """Scene `index` of a set whose cameras drift; held-out ones where these are `wanted`, else never one.
+
+    It pans, tilts and zooms, at least one of these and each more often than not, at up to one and a half times the
+    speed of the named cameras (what would leave the world, at up to that).
+    """
+    rng = np.random.default_rng((seed, index, 2))
+    drift = (0.0, 0.0, 0.0)
+    while not any(drift):
+        drift = tuple(_uniform(rng, bound) if rng.random() < 0.6 else 0.0 for bound in DRIFTS)
+    # What tells a pan from a tracking shot, or a zoom from something that grows, is the camera, which is not said.
+    camera = "zooms in" if drift[2] else "pans left"
+    while True:
+        scene = sample_scene(rng)
+        if held_out(scene) is wanted and scene.action in actions_with(camera):
+            return replace(scene, camera="static", drift=drift)
+
+
 def _first(seed: int, index: int, wanted: bool) -> Scene:
     rng = np.random.default_rng((seed, index))
     while held_out(scene := sample_scene(rng)) is not wanted:
@@ -159,7 +185,10 @@ def _first(seed: int, index: int, wanted: bool) -> Scene:
 
 def scene_to_json(scene: Scene) -> str:
     """The scene as JSON text."""
-    return json.dumps(asdict(scene))
+    fields = asdict(scene)
+    if scene.drift is None:  # as it was written before there were any
+        del fields["drift"]
+    return json.dumps(fields)
 
 
 def scene_from_json(text: str | bytes) -> Scene:
@@ -167,6 +196,9 @@ def scene_from_json(text: str | bytes) -> Scene:
     try:
         fields = json.loads(text)
         subjects = tuple(Subject(**subject) for subject in fields["subjects"])
+        if fields.get("drift") is not None:
+            x, y, zoom = map(float, fields["drift"])
+            fields["drift"] = x, y, zoom
         return Scene(**{**fields, "subjects": subjects})
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"not a scene of the shapes world: {text!r}") from error

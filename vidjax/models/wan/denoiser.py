@@ -328,10 +328,10 @@ class Denoiser(nn.Module):
         image = None if image is None else self.condition_embedder.image(image.astype(self.dtype))
         return self.blocks.keys_values(None, text, image)[1]
 
-    def __call__(self, x, t, context, frames=None, causal=None, trained=None):
+    def __call__(self, x, t, context, frames=None, causal=None, trained=None, added=None):
         f, h, w = (n // p for n, p in zip(x.shape[1:4], self.config.patch_size, strict=True))
         angles = self.angles(np.arange(f) if frames is None else np.asarray(frames), h, w, trained)
-        return self.run(x, t, context, angles, causal=causal)[0]
+        return self.run(x, t, context, angles, causal=causal, added=added)[0]
 
     def follow(self, x, t, context, past):
         """What is said of one frame behind those of ``past``, and its own keys and values in each layer."""
@@ -344,7 +344,7 @@ class Denoiser(nn.Module):
         tables = rotary_tables_3d(frames, h, w, self.config.attention_head_dim, trained)
         return Angles(*(tuple(jnp.asarray(g(a), jnp.float32) for a in tables) for g in (np.cos, np.sin)))
 
-    def run(self, x, t, context, angles, causal=None, past=None):
+    def run(self, x, t, context, angles, causal=None, past=None, added=None):
         c = self.config
         pt, ph, pw = c.patch_size
         f, h, w = (n // p for n, p in zip(x.shape[1:4], c.patch_size, strict=True))
@@ -353,6 +353,10 @@ class Denoiser(nn.Module):
         fill = -(h * w) % free_axes().get("context", 1)
         patches = jnp.pad(patchify(x.astype(self.dtype), c.patch_size), ((0, 0), (0, 0), (0, fill), (0, 0)))
         y = constrain(self.patch_embedding(constrain(patches, *VIDEO)), *VIDEO)
+        if added is not None:
+            before = y.shape[1] - added.shape[1]
+            filled = jnp.pad(added.astype(self.dtype), ((0, 0), (before, 0), (0, fill), (0, 0)))
+            y = y + constrain(filled, *VIDEO)
         kept, count = (None, None) if past is None else ((past.keys, past.values), past.count)
         y, own = self.blocks(y, context, kept, modulation, angles, causal, count)
         table = self.scale_shift_table + time.astype(jnp.float32)[:, :, None]
@@ -432,17 +436,19 @@ def velocity(
     remat: Remat = "none",
     causal: bool | Bool[Array, ""] = False,
     trained: int | None = None,
+    added: Float[Array, "B f2 s D"] | None = None,
 ) -> Float[Array, "B f h w c2"]:
     """Velocity ``noise - x_0`` of latents ``x`` whose frame ``i`` is at diffusion time ``t[:, i]`` in [0, 1].
 
-    ``frames`` overrides the positions in time of the latent frames. The result is float32.
+    ``frames`` overrides the positions in time of the latent frames; ``added`` is added to the tokens of the patches, of
+    as many frames at the end as it has, as the camera's are. The result is float32.
 
     Where it is ``causal``, a frame attends to itself and to those before it. That may be known only when it runs: one
     program does both then, with one copy of all but the attention. With ``trained``, the number of latent frames of the
     clips in training, positions of longer ones are RIFLEx's.
     """
     causal = None if causal is False else jnp.asarray(causal)
-    return Denoiser(config, dtype, remat).apply({"params": params}, x, t, context, frames, causal, trained)
+    return Denoiser(config, dtype, remat).apply({"params": params}, x, t, context, frames, causal, trained, added)
 
 
 def follow(

@@ -29,5 +29,10 @@ IMAGE_ENCODER_RULES = (
     (r".*", P()),
 )
 
+CAMERA_ADAPTER_RULES = (
+    (r"/kernel$", P(None, None, None, "fsdp")),
+    (r".*", P()),
+)
+
 VAE_RULES = UPSAMPLER_RULES = ((r".*", P()),)
 """Small beside their activations: every device holds them whole."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from vidjax.errors import InputError
 from vidjax.models import clip, t5
-from vidjax.models.wan import denoiser, upsampler, vae
+from vidjax.models.wan import camera_adapter, denoiser, upsampler, vae
 from vidjax.models.wan.original_names import original_name
 from vidjax.models.wan.presets import PRESETS
 from vidjax.typing import PyTree
@@ -32,6 +32,7 @@ INIT = {
     "upsampler": upsampler.init,
     "text_encoder": t5.init,
     "image_encoder": clip.init,
+    "camera_adapter": camera_adapter.init,
 }
 """Random parameters of each part, by the name of its folder."""
 
