@@ -27,7 +27,7 @@ HEAD = 64
 """So many numbers of each parameter tell weights apart."""
 
 
-DIGESTS = ("pictures", "video", "mask", "weights")
+DIGESTS = ("pictures", "references", "style_image", "video", "mask", "camera", "weights")
 """What ``describe`` has hashes of, which tell people nothing."""
 
 

@@ -252,10 +252,10 @@ class FinetuneTask:
         t: Float[Array, "B f"],
         frames: np.ndarray | None = None,
         causal: bool | Bool[Array, ""] = False,
-        added: Float[Array, "B f s E"] | None = None,
+        added: Float[Array, "B f2 s E"] | None = None,
     ) -> Float[Array, "B f h w c"]:
         """What the denoiser says of noisy latents with this text, at these positions in time."""
-        modules, how = model.modules, {"dtype": jnp.dtype(self.dtype), "remat": self.remat, "causal": causal}
+        modules, dtype = model.modules, jnp.dtype(self.dtype)
         denoiser = params[self.part]
         if self.lora is not None:
             denoiser = low_rank.merged(denoiser, params["lora"], self.lora.strength)

@@ -23,7 +23,7 @@ HEADS = (*(len(w) for w in SUBJECT.values()), *(len(w) + 1 for w in SUBJECT.valu
 
 
 def labels(scene: Scene, shown: Collection[str] = ()) -> Int[np.ndarray, "heads"]:
-    """Index of each factor's value, in the order of the heads; -1 where it is ``shown`` (``captions.caption``), not told."""
+    """Index of each factor's value, in the order of the heads; -1 where captions do not tell it, as it is ``shown``."""
     first, second = (*scene.subjects, None)[:2]
 
     def of(subject: Subject | None) -> list[int]:
