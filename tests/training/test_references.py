@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 
 import jax
@@ -93,7 +94,7 @@ def test_pictures_are_of_the_subject_and_of_the_style(pictures):
         example, rng = source[i], np.random.default_rng(i)
         found = see(data, pictures, example, rng)
         scene, (count, style) = data.scene(example), example.get("beside", (0, False))
-        text = tell(data, example, rng, found)
+        text = tell(data, example, rng, found.show)
         assert found.latents.keys() == {name for name, there in (("references", count), ("style", style)) if there}
         if count:
             subject = scene.subjects[0]
@@ -146,7 +147,7 @@ def test_loss_uses_the_pictures(task, tiny):
     @jax.jit
     def loss(params, batch):
         def velocity(*asked):
-            return task._velocity(encode, lambda *rest: task._denoise(model, *rest), *asked)
+            return task._velocity(model, encode, functools.partial(task._denoise, model), *asked)
 
         return task._loss(model, velocity, params, batch, jax.random.key(0))[0]
 
