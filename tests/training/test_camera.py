@@ -146,6 +146,7 @@ def test_low_rank_changes_with_an_adapter(task, tmp_path):
     assert {path.name for path in (tmp_path / "run" / "export").iterdir()} == {LORA_FILE, "camera_adapter"}
 
 
+@pytest.mark.slow
 def test_from_nothing(from_nothing, tmp_path):
     """Denoiser, text encoder and adapter in one run, and a folder that has all of them."""
     task = dataclasses.replace(from_nothing, eval_clips=4)

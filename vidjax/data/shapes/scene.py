@@ -168,11 +168,11 @@ def drifting_scene(seed: int, index: int, wanted: bool = False) -> Scene:
     drift = (0.0, 0.0, 0.0)
     while not any(drift):
         drift = tuple(_uniform(rng, bound) if rng.random() < 0.6 else 0.0 for bound in DRIFTS)
-    # What tells a pan from a tracking shot, or a zoom from something that grows, is the camera, which is not said.
-    camera = "zooms in" if drift[2] else "pans left"
+    # Told apart must be what does so under each of the cameras that it does the work of.
+    like = [camera for camera, moved in (("pans left", any(drift[:2])), ("zooms in", drift[2])) if moved]
     while True:
         scene = sample_scene(rng)
-        if held_out(scene) is wanted and scene.action in actions_with(camera):
+        if held_out(scene) is wanted and all(scene.action in actions_with(camera) for camera in like):
             return replace(scene, camera="static", drift=drift)
 
 
