@@ -17,7 +17,7 @@ ORDER = (
     {"conditioning", "weights", "data"},
     {"model"},
     {"long"},
-    {"given", "decoding", "resolution"},
+    {"given", "prompts", "decoding", "resolution"},
     {"request"},
     {"sampler", "encoding", "unfinished"},
     {"windows"},

@@ -21,7 +21,8 @@ from vidjax.enlarging import open_enlarged
 from vidjax.errors import InputError
 from vidjax.long import Rollout, continues, window_overlap
 from vidjax.model import Model, ModelConfig, spread_batch
-from vidjax.request import Prompt, Request, make_request
+from vidjax.prompts import Prompt
+from vidjax.request import Request, make_request
 from vidjax.typing import Array, Float, PyTree, UInt8
 from vidjax.unfinished import Unfinished, describe
 from vidjax.video import Video

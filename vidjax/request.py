@@ -2,15 +2,14 @@
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vidjax.checks import number, whole
-from vidjax.conditioning.camera import Camera, words
-from vidjax.conditioning.movements import clip_poses, read_camera, unposed
+from vidjax.conditioning.camera import Camera
+from vidjax.conditioning.movements import clip_poses, read_camera
 from vidjax.conditioning.poses import Poses
 from vidjax.conditioning.poses import window as pose_window
 from vidjax.conditioning.rays import frames_of_latents
@@ -31,22 +30,19 @@ from vidjax.given import (
 )
 from vidjax.long import MAX_FRAMES, Rollout, check_causal, continues, make_rollout, texts_by_window
 from vidjax.model import Model, ModelConfig
+from vidjax.prompts import MAX_SECONDS, Prompt, read_negatives, read_scripts, read_seeds, tell_camera
 from vidjax.resolution import Size, clip_sizes
 from vidjax.tiles import Tiling, make_tiling
 
 OUTPUT_TYPES = ("video", "latent")
 MAX_STEPS = 1000
 MAX_FPS = 1000
-MAX_SECONDS = 86400
 STRENGTH = 0.7
 """Of noise that a clip is painted over from, where nothing is said: what it shows stays, what it looks like changes."""
 
 SHARED = 0.25
 MIN_SHARED = 2
 """How much of a tile of the denoiser's is shared with the next one, and how many latents at least."""
-
-Prompt = str | Mapping[float, str]
-"""What is to be seen; or by the seconds at which it changes, the first 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,11 +165,11 @@ def make_request(
       InputError: what does not fit the model, with what was given and the nearest that would do.
     """
     config, defaults = model.config, model.config.sampling
-    scripts = _scripts(prompt)
+    scripts = read_scripts(prompt)
     camera = None if camera is None else read_camera(camera)
     rays = config.camera_adapter is not None and not causal
     if camera is not None:
-        scripts = _told(model, scripts, camera, rays)
+        scripts = tell_camera(model, scripts, camera, rays)
     if not scripts:
         raise InputError("prompt=[]: at least one prompt is needed")
     if output_type not in OUTPUT_TYPES:
@@ -220,8 +216,8 @@ def make_request(
     texts = [texts_by_window(script, rollout, fps) for script in scripts]
     request = Request(
         texts=tuple(zip(*texts, strict=True)),
-        negative_prompts=_negatives(negative_prompt, len(scripts)),
-        seeds=_seeds(seed, len(scripts)),
+        negative_prompts=read_negatives(negative_prompt, len(scripts)),
+        seeds=read_seeds(seed, len(scripts)),
         given=given,
         height=height,
         width=width,
@@ -369,67 +365,12 @@ def _check_long(config: ModelConfig, last_image: Any, latents: Any, output_type:
         raise InputError(f"output_type='latent': this model's windows go on from decoded frames; give {window}")
 
 
-def _scripts(prompt: Prompt | Sequence[Prompt]) -> list[list[tuple[float, str]]]:
-    """Of each clip the seconds at which its prompt changes, from 0 on, and the prompts."""
-    prompts = [prompt] if isinstance(prompt, str | Mapping) else prompt
-    if not isinstance(prompts, list | tuple):
-        raise InputError(f"prompt={prompt!r:.80}: must be text, or a list of texts")
-    return [_script(each, prompt) for each in prompts]
-
-
-def _script(prompt: Any, whole: Any) -> list[tuple[float, str]]:
-    texts = prompt if isinstance(prompt, Mapping) else {0.0: prompt}
-    if not all(isinstance(text, str) for text in texts.values()):
-        raise InputError(f"prompt={whole!r:.80}: must be text, or a list of texts")
-    script = sorted((number("prompt's seconds", start, 0, MAX_SECONDS), text) for start, text in texts.items())
-    if not script or script[0][0] != 0:
-        raise InputError(f"prompt={prompt!r:.80}: by seconds it begins at 0, as in {{0: 'a red circle', 6.0: 'night'}}")
-    return script
-
-
-def _told(
-    model: Model, scripts: list[list[tuple[float, str]]], camera: Camera | Poses, rays: bool
-) -> list[list[tuple[float, str]]]:
-    """The prompts with what the camera does at their end, as far as the model is not given its ``rays``."""
-    if isinstance(camera, Poses) and not rays:
-        here = " frame by frame" if model.config.camera_adapter is not None else ""
-        raise InputError(
-            f"camera: {model.name} has no camera adapter{here} to be given poses by; a model trained with one can, and "
-            "this one is told of movements in words, as in camera='pan left + zoom in'"
-        )
-    told = camera if not rays else None if isinstance(camera, Poses) else unposed(camera)
-    if told is None:
-        return scripts
-    said = words(told)
-    if not rays:
-        warnings.warn(f"{model.name} has no input for the camera: the prompt says {said!r}", stacklevel=3)
-    return [[(start, f"{text}, {said}" if text else said) for start, text in script] for script in scripts]
-
-
 def _path(camera: Camera | Poses, rollout: Rollout, fps: float, height: int, width: int) -> Poses | None:
     """The camera's poses in all frames of the windows; where a clip is gone on with, it sets out at its end."""
     last = (rollout.count - 1) * (rollout.size - rollout.overlap) + rollout.size
     still = rollout.frames(rollout.first(rollout.begun)) - 1 if rollout.begun else 0
     shown, whole = rollout.frames(rollout.length), rollout.frames(last)
     return clip_poses(camera, shown, whole, fps, height, width, still)
-
-
-def _negatives(negative: str | Sequence[str], batch: int) -> tuple[str, ...]:
-    negatives = (negative,) * batch if isinstance(negative, str) else negative
-    if not isinstance(negatives, list | tuple) or not all(isinstance(text, str) for text in negatives):
-        raise InputError(f"negative_prompt={negative!r:.80}: must be text, or a list of texts")
-    if len(negatives) != batch:
-        raise InputError(f"negative_prompt has {len(negatives)} texts for {batch} prompts: give one, or as many")
-    return tuple(negatives)
-
-
-def _seeds(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
-    if isinstance(seed, list | tuple):
-        if len(seed) != batch:
-            raise InputError(f"seed has {len(seed)} numbers for {batch} prompts: give one, or as many")
-        return tuple(whole("seed", s, 0, 2**63 - 1) for s in seed)
-    first = whole("seed", seed, 0, 2**63 - batch)
-    return tuple(first + i for i in range(batch))
 
 
 def clip_frames(
