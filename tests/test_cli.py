@@ -172,7 +172,7 @@ def test_folder_that_may_not_be_written_is_refused(run, tiny_folder, monkeypatch
         (["evaluate", "--vbench-prompts", "prompts.txt"], "--vbench-prompts goes with --vbench DIR"),
         (["evaluate", "--vbench", "clips", "--vbench-prompts", "prompts.txt"], "prompts.txt cannot be read"),
         (["evaluate", "--vbench", "c", "--vbench-prompts", "p", "--report", "a.html"], "--report goes without it"),
-        (["benchmark"], "{load,train}"),
+        (["benchmark"], "{load,stream,train}"),
         (["benchmark", "load", "--size-gb", "0"], "size_gb=0: must be a finite number above 0"),
     ],
     ids=" ".join,

@@ -38,7 +38,7 @@ def test_past_is_clean_as_when_sampled():
 def test_later_windows_are_seen_behind_the_first_frame():
     """A long clip is seen as its first frame and the last ones; what comes next to the first one cannot be learnt."""
     rng = np.random.default_rng(0)
-    rows = [window_row(CLIP, 5, 0.5, True, rng) for _ in range(400)]
+    rows = [window_row(CLIP, 5, 0.5, True, rng)[0] for _ in range(400)]
     batch = {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in rows[0]}
     noising = causal_noising(jax.random.key(0), batch, 0.7, (0.0, 1.0))
     later, seen = np.asarray(batch["later"]), np.asarray(noising.latents)[:, :, 0, 0, 0]
@@ -51,7 +51,7 @@ def test_later_windows_are_seen_behind_the_first_frame():
     assert clean[:, :2].all()
     assert set(clean.sum(axis=1)) == {2, 3, 4}
     np.testing.assert_array_equal(np.diff(np.asarray(batch["latents"])[later, :, 0, 0, 0]), 1)  # of other steps
-    assert "first" not in window_row(CLIP, 5, 0.5, False, rng)
+    assert "first" not in window_row(CLIP, 5, 0.5, False, rng)[0]
 
 
 def test_windows_of_two_have_no_first_frame():

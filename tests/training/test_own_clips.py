@@ -99,7 +99,9 @@ def test_words_of_the_clips_make_the_vocabulary(task):
 def test_evaluation_sees_each_bucket_and_all_captions(task, monkeypatch):
     """Pictures alone, or clips without their words, would say nothing of how well clips are learnt."""
     seen = []
-    monkeypatch.setattr(denoiser, "held_out_losses", lambda velocity, params, batches, key: seen.extend(batches) or {})
+    monkeypatch.setattr(
+        denoiser, "held_out_losses", lambda velocity, params, batches, *rest: seen.extend(batches) or {}
+    )
     clip = {"captions": ["a red square"], "latents": np.zeros((2, 1, 1, 4), np.float16)}
     still = {"captions": ["a red square"], "latents": np.zeros((1, 1, 1, 4), np.float16)}
     always = dataclasses.replace(task, caption_dropout=1.0)

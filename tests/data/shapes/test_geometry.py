@@ -124,5 +124,5 @@ def test_captions_without_the_camera():
     """Where rays tell of the camera words may be left out; not those that no ray tells."""
     for camera in CAMERAS:
         scene = Scene(action="moves left", camera=camera)
-        told = {shapes.parse(shapes.caption(scene, np.random.default_rng(i), camera=False)).camera for i in range(30)}
+        told = {shapes.parse(shapes.caption(scene, np.random.default_rng(i), ("camera",))).camera for i in range(30)}
         assert told == {camera if camera in ("tracking", "aerial") else "static"}
