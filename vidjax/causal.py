@@ -77,12 +77,12 @@ def _blocks(
             if words != (words := tuple(map(text_key, windows))):
                 which = needed(request.guidance_scales[0], request.guidance)
                 contexts = text_contexts(config, params, condition, *which)
+            cache = empty_cache(config, contexts, condition.given) if cache is None else cache
             if was_kept:
                 latents = spread_batch(model, jnp.asarray(latents))
             elif any(window.given.pictures for window in windows):
                 latents = condition.given
             else:
-                cache = empty_cache(config, contexts, condition.given) if cache is None else cache
                 seeds = [seed for window in windows for seed in window.seeds]
                 noise = jnp.stack([window_noise(seed, i, condition.given.shape[1:]) for seed in seeds])
                 settings = config, request.solver, request.guidance, params, contexts, cache, scale
@@ -91,7 +91,6 @@ def _blocks(
             unfinished.write(kept, i, to_host(latents))
         yield latents
         # Not before: who waits for this block need not wait for that.
-        cache = empty_cache(config, contexts, condition.given) if cache is None else cache
         cache = write_block(config, params, contexts, cache, latents)
 
 

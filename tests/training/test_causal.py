@@ -110,8 +110,8 @@ def task(tiny, tiny_folder, tmp_path, monkeypatch):
     config = tiny.config
     data = ClipData(folder=str(tmp_path), num_clips=16, num_test_clips=4, num_frames=9, height=16, width=32)
     return DenoiserTask(
-        str(tiny_folder), config.transformer, config.text_encoder, config.sampling, data, text_steps=0, eval_clips=4,
-        window=3, causal_share=0.5,
+        str(tiny_folder), config.transformer, config.text_encoder, config.sampling, data=data,
+        text_steps=0, eval_clips=4, window=3, causal_share=0.5,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def task(tiny, monkeypatch):
     monkeypatch.setattr(denoiser, "TOKENIZER_CAPTIONS", 200)
     config = tiny.config
     data = ClipData(num_clips=32)
-    return DenoiserTask("", config.transformer, config.text_encoder, config.sampling, data, text_steps=2)
+    return DenoiserTask("", config.transformer, config.text_encoder, config.sampling, data=data, text_steps=2)
 
 
 def params_of(tiny, task):

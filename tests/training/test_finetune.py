@@ -21,7 +21,7 @@ from vidjax.training.finetune import LORA_FILE, FinetuneTask
 @pytest.fixture
 def task(tiny_folder, tmp_path):
     data = ClipData(str(tmp_path / "data"), num_clips=8, num_test_clips=4, num_frames=9, height=16, width=32)
-    return FinetuneTask(data, str(tiny_folder), lora.LoRAConfig(4), eval_clips=4, caption_dropout=0.0)
+    return FinetuneTask(str(tiny_folder), lora.LoRAConfig(4), data=data, eval_clips=4, caption_dropout=0.0)
 
 
 def run(task, workdir, steps=30, rate=1e-2):

@@ -43,7 +43,9 @@ def data(tmp_path_factory) -> FolderData:
 @pytest.fixture
 def task(tiny, tiny_folder, data) -> DenoiserTask:
     config = tiny.config
-    return DenoiserTask(str(tiny_folder), config.transformer, config.text_encoder, config.sampling, data, eval_clips=4)
+    return DenoiserTask(
+        str(tiny_folder), config.transformer, config.text_encoder, config.sampling, data=data, eval_clips=4
+    )
 
 
 def test_all_kinds_of_data_are_one_interface(data):
@@ -62,7 +64,7 @@ def run(task, steps=4) -> TrainConfig:
 
 def test_text_encoder_is_not_kept_for_fine_tuning(tiny_folder, data, tmp_path):
     """A text encoder of billions of parameters would lie in memory, and run, for captions that do not change."""
-    config = run(FinetuneTask(data, str(tiny_folder), LoRAConfig(4), eval_clips=4))
+    config = run(FinetuneTask(str(tiny_folder), LoRAConfig(4), data=data, eval_clips=4))
     assert list(config.task.make(config).frozen) == ["transformer"]
     before = config.task.make(config).init(jax.random.key(0))
     state = train(config, tmp_path / "run")

@@ -65,7 +65,7 @@ class Clips:
 def task(tiny_folder, tmp_path):
     data = ClipData(str(tmp_path / "data"), num_clips=16, num_test_clips=4, num_frames=9, height=16, width=32)
     return FinetuneTask(
-        data, str(tiny_folder), lora=None, eval_clips=4, caption_dropout=0.0, reference_share=0.5, style_share=0.25
+        str(tiny_folder), lora=None, data=data, eval_clips=4, caption_dropout=0.0, reference_share=0.5, style_share=0.25
     )
 
 
@@ -182,7 +182,7 @@ def new(tiny, monkeypatch):
     monkeypatch.setattr(denoiser, "TOKENIZER_CAPTIONS", 200)
     config = tiny.config
     return DenoiserTask(
-        "", config.transformer, config.text_encoder, config.sampling, ClipData(num_clips=32), reference_share=0.5
+        "", config.transformer, config.text_encoder, config.sampling, data=ClipData(num_clips=32), reference_share=0.5
     )
 
 

@@ -66,7 +66,9 @@ def test_loss_knows_later_windows():
 def task(tiny, monkeypatch):
     monkeypatch.setattr(denoiser, "TOKENIZER_CAPTIONS", 200)
     config, data = tiny.config, ClipData(num_clips=32)
-    return DenoiserTask("", config.transformer, config.text_encoder, config.sampling, data, window=3, later_share=0.5)
+    return DenoiserTask(
+        "", config.transformer, config.text_encoder, config.sampling, data=data, window=3, later_share=0.5
+    )
 
 
 def test_task_cuts_its_samples(task):

@@ -60,8 +60,8 @@ class SceneData(DataConfig, Protocol):
         """The scene of an example."""
         ...
 
-    def caption(self, example: dict[str, Any], rng: np.random.Generator, camera: bool = True) -> str:
-        """One of the captions of an example; without ``camera`` it does not say what the camera's path tells."""
+    def caption(self, example: dict[str, Any], rng: np.random.Generator, shown: Collection[str] = ()) -> str:
+        """One of the captions of an example, without what is ``shown`` otherwise (``shapes.caption``)."""
         ...
 
     def scenes(self, count: int) -> list[Scene]:

@@ -185,10 +185,13 @@ def right(words: Iterable[Sequence[Word]]) -> dict[str, list[bool]]:
 def _add_shares(report: Report, words: dict[str, list[tuple[Word, ...]]], prefix: str = "") -> None:
     for kind in KINDS:
         for name, hits in right(words[kind]).items():
-            getattr(report, kind)[prefix + name] = float(np.mean(hits))
-            if kind == "scores":
-                report.intervals[prefix + name] = wilson(sum(hits), len(hits))
-                report.counts[prefix + name] = len(hits)
+            _add_share(report, kind, prefix + name, hits)
+
+
+def _add_share(report: Report, kind: str, name: str, hits: Sequence[bool]) -> None:
+    getattr(report, kind)[name] = float(np.mean(hits))
+    if kind == "scores":
+        report.intervals[name], report.counts[name] = wilson(sum(hits), len(hits)), len(hits)
 
 
 def _add_mean(
@@ -266,12 +269,9 @@ def _camera(model: Model, report: Report, seed: int, settings: dict[str, Any]) -
         requests = [make_request(model, **each) for each in camera.requests_of(wanted, seed, settings)]
         size = requests[0].num_frames, requests[0].height, requests[0].width
         truth = [one.rendered(*size) for one in wanted]
-        hits = camera.right(list(_clips(model, requests)), wanted)
-        report.scores[name], report.counts[name] = float(np.mean(hits)), len(hits)
-        report.intervals[name] = wilson(sum(hits), len(hits))
-        report.ceilings[name] = float(np.mean(camera.right(truth, wanted)))
         through = [_reconstruct(model, clip) for clip in truth]
-        report.reconstructed[name] = float(np.mean(camera.right(through, wanted)))
+        for side, clips in zip(KINDS, (list(_clips(model, requests)), truth, through), strict=True):
+            _add_share(report, side, name, camera.right(clips, wanted))
 
 
 def _captions(scenes: Sequence[Scene], seed: int) -> list[str]:

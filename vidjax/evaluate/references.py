@@ -1,5 +1,6 @@
 """Whether the subject of a clip is the one that a picture shows, where the prompt does not tell who it is."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,13 +16,8 @@ JUDGED = ("colour", "shape")
 
 def reference_scenes(seed: int, count: int) -> list[Scene]:
     """The first held-out scenes of one subject."""
-    found, index = [], 0
-    while len(found) < count:
-        scene = held_out_scene(seed, index)
-        if len(scene.subjects) == 1:
-            found.append(scene)
-        index += 1
-    return found
+    scenes = (held_out_scene(seed, index) for index in itertools.count())
+    return list(itertools.islice((scene for scene in scenes if len(scene.subjects) == 1), count))
 
 
 def reference_request(

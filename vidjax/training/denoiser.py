@@ -12,8 +12,7 @@ import numpy as np
 from vidjax import tokenizer as tokenizers
 from vidjax.config import TrainConfig
 from vidjax.data.buckets import check_buckets, first_examples
-from vidjax.data.latents import open_latents
-from vidjax.data.source import ClipData, DataConfig, SceneData
+from vidjax.data.source import DataConfig, SceneData
 from vidjax.models import t5
 from vidjax.models.wan import camera_adapter, denoiser
 from vidjax.models.wan.presets import SamplingDefaults
@@ -21,25 +20,17 @@ from vidjax.models.wan.sharding import DENOISER_RULES, TEXT_ENCODER_RULES
 from vidjax.parallel.rules import Rules
 from vidjax.training import camera as cameras
 from vidjax.training import caption_swap, probe
-from vidjax.training.camera import CameraTraining
 from vidjax.training.causal import check_causal_share
+from vidjax.training.conditioning import Conditioning, conditioned
 from vidjax.training.flow_matching import flow_loss, held_out_losses
 from vidjax.training.references import (
     Pictures,
-    beside,
-    check_shares,
     num_tokens,
-    open_pictures,
-    see,
-    taught,
-    tell,
     untold_captions,
-    with_pictures,
 )
 from vidjax.training.samples import Parts, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import token_row
-from vidjax.training.windows import check_window, first_windows, window_row
 from vidjax.typing import Array, Bool, Float, Params, PyTree
 from vidjax.weights import folder
 
@@ -47,51 +38,29 @@ TOKENIZER_CAPTIONS = 4000
 
 
 @dataclasses.dataclass(frozen=True)
-class DenoiserTask:
+class DenoiserTask(Conditioning):
     """Flow matching: the mean squared error of the velocity over the frames that are not given.
 
-    Args:
+    Args, beside those of `Conditioning`:
       vae: folder with a part ``vae``, as training the autoencoder leaves it.
       text: the text encoder; its vocabulary comes from the captions.
       sampling: the defaults that are published with the model.
-      caption_dropout: share of captions left out, for guidance.
       time_shift: mean of the normal whose logistic is the diffusion time.
-      given_share: share of clips of which latent frames are given at time 0, see ``flow_matching.given_frames``.
-      reference_share: share of examples that are beside one to three pictures of their subject, whose colour and shape
-        the caption rarely tells then; of the shapes world only.
-      style_share: share of examples that are beside a still in their style, half of them beside a picture of their
-        subject too, if ``reference_share`` is not 0. An exported model says which pictures it was trained for.
-      window: latent frames of a sample, of clips that are longer: as many as ``sampling.num_frames`` are.
-      later_share: share of these samples that begin behind the clip's first latent frame, with some given: they teach
-        to go on, for clips of several windows.
-      causal_share: share of the steps that are causal, so that clips can be made frame by frame: a latent frame sees
-        those before it, see ``causal.causal_noising``; with ``later`` samples that behind their clip's first. A model
-        that has learned so says so when exported.
       text_steps: steps that the text encoder learns alone, at first, to tell the factors of captions; none where
         the data know no factors.
       probe_weight: weight of that loss beside the denoiser's, afterwards.
-      camera: a camera adapter learns too, of clips of the shapes world; None: the model has none.
     """
 
     vae: str
     model: denoiser.DenoiserConfig
     text: t5.T5Config
     sampling: SamplingDefaults
-    data: DataConfig = ClipData()
-    caption_dropout: float = 0.1
     time_shift: float = 0.7
-    given_share: float = 0.3
-    reference_share: float = 0.0
-    style_share: float = 0.0
-    window: int | None = None
-    later_share: float = 0.5
-    causal_share: float = 0.0
     text_steps: int = 300
     probe_weight: float = 0.3
     eval_clips: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: denoiser.Remat = "none"
-    camera: CameraTraining | None = None
 
     @property
     def rules(self) -> Rules:
@@ -107,26 +76,15 @@ class DenoiserTask:
           InputError: the clips are not of a size that the autoencoder and the denoiser take, ``window`` is not what is
             sampled, or these clips have no pictures to be beside.
         """
-        check_shares(self.data, self.reference_share, self.style_share)
         vae_config = folder.read_config(Path(self.vae), "vae")
-        check_window(self.window, self.sampling, vae_config.temporal_factor)
+        self.check(self.sampling, vae_config.temporal_factor)
         check_causal_share(self.causal_share, self.sampling, vae_config.temporal_factor)
-        cameras.check_camera(self.camera, self.data, vae_config.temporal_factor)
         check_buckets(
             self.data.buckets(), vae_config.temporal_factor, vae_config.spatial_factor * max(self.model.patch_size[1:])
         )
         tokenizer = self.tokenizer()
         vae_params = folder.read_part(Path(self.vae), "vae", vae_config, "float32")
-        place = Path(self.data.folder).expanduser() / "latents"
-        train, test = (
-            open_latents(vae_config, vae_params, self.data.open(split), place, f"{self.data.name()}-{split}")
-            for split in ("train", "test")
-        )
-        pictures = None
-        if self.reference_share or self.style_share:
-            pictures = open_pictures(vae_config, vae_params, self.data, place)
-            train = with_pictures(train, self.data, self.reference_share, self.style_share)
-        test = test if self.window is None else first_windows(test, self.window)
+        clips = self.open(vae_config, vae_params)
         parts = Parts(
             functools.partial(token_row, tokenizer),
             lambda params, rows: self.encode_text(params, rows["tokens"], rows["length"]),
@@ -138,14 +96,14 @@ class DenoiserTask:
         return Task(
             init=self.init,
             loss=self.loss,
-            source=train,
-            transform=lambda example, rng: self.transform(tokenizer, example, rng, pictures),
-            evaluate=lambda params, key: self.evaluate(params, tokenizer, test, key),
+            source=clips.train,
+            transform=lambda example, rng: self.transform(tokenizer, example, rng, clips.pictures),
+            evaluate=lambda params, key: self.evaluate(params, tokenizer, clips.test, key),
             rules=self.rules,
             export=lambda params, out: self.export(params, out, tokenizer, vae_config, on_host),
             start=self.start if self.text_steps and isinstance(self.data, SceneData) else None,
             tokens=lambda batch: num_tokens(batch, self.model.patch_size),
-            sample=lambda params, key: sample_clips(parts, params, on_host, self.data, test, key),
+            sample=lambda params, key: sample_clips(parts, params, on_host, self.data, clips.test, key),
         )
 
     def smoke(self) -> "DenoiserTask":
@@ -199,16 +157,7 @@ class DenoiserTask:
     ) -> dict[str, Any]:
         """Latents, those of pictures beside the example, the camera's poses, the tokens of one of the captions, and the
         factors, where known, it tells (-1: left out)."""
-        dropped, seen = rng.random() < self.caption_dropout, see(self.data, pictures, example, rng)
-        camera, start = cameras.draw(self.camera, self.data, example, rng), 0
-        shown = *seen.show, *camera.show
-        text = "" if dropped else tell(self.data, example, rng, shown)
-        row = {"latents": np.asarray(example["latents"], np.float32), **seen.latents, **token_row(tokenizer, text)}
-        if self.window is not None:
-            cut, start = window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
-            row |= cut
-        if self.camera is not None:
-            row |= cameras.pose_row(self.data, example, start, len(row["latents"]), camera, rng)
+        row, dropped, shown = self.example(functools.partial(token_row, tokenizer), pictures, example, rng)
         if isinstance(self.data, SceneData):
             labels = probe.labels(self.data.scene(example), shown)
             row["factors"] = np.full_like(labels, -1) if dropped else labels
@@ -240,12 +189,9 @@ class DenoiserTask:
         causal: bool | Bool[Array, ""] = False,
     ) -> Array:
         """The same, with the text encoded: what is said beside the pictures of the batch, under its camera."""
-        added = None
-        if self.camera is not None:
-            adapter = self.camera.adapter(self.model)
-            added = cameras.added_tokens(adapter, params, batch, jnp.dtype(self.dtype))
-        denoise = functools.partial(self.denoise, text, params, causal=causal, added=added)
-        return beside(denoise, batch)(x, t)
+        adapter = None if self.camera is None else self.camera.adapter(self.model)
+        dtype = jnp.dtype(self.dtype)
+        return conditioned(self.denoise, adapter, text, params, batch, x, t, causal, dtype)
 
     def denoise(
         self,
@@ -299,9 +245,8 @@ class DenoiserTask:
             adapter = self.camera.adapter(self.model)
             folder.write_part(out, cameras.PART, adapter, params[cameras.PART], "bfloat16")
         folder.write_tokenizer(out, tokenizer.spiece, tokenizer.max_length)
-        learned = {"given": "any" if self.given_share else "first", "causal": self.causal_share > 0}
-        learned |= taught(self.reference_share, self.style_share)
-        sampling = dataclasses.replace(self.sampling, **learned)
+        learned = {"given": "any" if self.given_share else "first", "causal": False}
+        sampling = dataclasses.replace(self.sampling, **learned | self.learned())
         folder.write_index(out, sampling.flow_shift, True, dataclasses.asdict(sampling))
 
 

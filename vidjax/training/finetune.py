@@ -13,8 +13,7 @@ import numpy as np
 
 from vidjax.config import TrainConfig
 from vidjax.data.buckets import check_buckets, first_examples
-from vidjax.data.latents import open_latents
-from vidjax.data.source import ClipData, DataConfig, ListedData
+from vidjax.data.source import ListedData
 from vidjax.errors import InputError
 from vidjax.model import ModelConfig, bundled, part_layout, read_config
 from vidjax.models.wan.camera_adapter import CameraAdapterConfig
@@ -22,25 +21,17 @@ from vidjax.models.wan.denoiser import Remat
 from vidjax.parallel.mesh import make_mesh
 from vidjax.training import camera as cameras
 from vidjax.training import lora as low_rank
-from vidjax.training.camera import CameraTraining
 from vidjax.training.causal import check_causal_model
+from vidjax.training.conditioning import Conditioning, conditioned, latents_row
 from vidjax.training.flow_matching import BatchVelocity, flow_loss, held_out_losses
 from vidjax.training.lora import LoRAConfig
 from vidjax.training.references import (
     Pictures,
-    beside,
-    check_shares,
     num_tokens,
-    open_pictures,
-    see,
-    taught,
-    tell,
-    with_pictures,
 )
 from vidjax.training.samples import Denoise, Encode, Parts, Row, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import encoded_ahead, encoded_in_step
-from vidjax.training.windows import check_window, first_windows, window_row
 from vidjax.typing import Array, Bool, Float, Params, PyTree
 from vidjax.video import Video
 from vidjax.weights import folder, hub
@@ -50,50 +41,29 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
-class FinetuneTask:
+class FinetuneTask(Conditioning):
     """Flow matching from a model's weights on; text encoder and autoencoder stay as they are.
 
     Where the captions are written down, the text encoder is not in memory during training: their embeddings are
-    computed at the first call, as latents are.
+    computed at the first call, as latents are. A camera adapter is the model's own, or a new one; it is exported as a
+    part of the model, beside a LoRA's file as a folder to put into that of the model.
 
-    Args:
+    Args, beside those of `Conditioning`:
       model: a folder in the published layout or a hub id; None: the bundled model.
       lora: train low-rank changes, exported as a file for ``loras``; None: the whole denoiser, exported as a model.
       part: which denoiser, of a model with two; it learns at the diffusion times that it is used for.
       time_shift: mean of the normal whose logistic is the diffusion time; None: the logarithm of the model's own
         ``flow_shift``, so that training sees the times that sampling goes through.
-      given_share: share of clips of which latent frames are given, for models with one time per frame; see
-        ``flow_matching.given_frames``. A model whose latent frames were all trained to be given says so when exported.
-      reference_share: share of examples that are beside one to three pictures of their subject, whose colour and shape
-        the caption rarely tells then; of the shapes world only.
-      style_share: share of examples that are beside a still in their style, half of them beside a picture of their
-        subject too, if ``reference_share`` is not 0. An exported model says which pictures it was trained for.
-      window: latent frames of a sample, of clips that are longer: as many as the model's own ``num_frames`` are.
-      later_share: share of these samples that begin behind the clip's first latent frame, with some given.
-      causal_share: share of the steps that are causal, so that clips can be made frame by frame: a latent frame sees
-        those before it, see ``causal.causal_noising``; with ``later`` samples that behind their clip's first. A model
-        that has learned so says so when exported.
-      camera: a camera adapter learns with the denoiser, or with its changes: the model's own, or a new one. It is
-        exported as a part of the model, beside a LoRA's file as a folder to put into that of the model.
       dtype: what is computed in; trained parameters, their moments and average are float32.
     """
 
-    data: DataConfig = ClipData()
     model: str | None = None
     lora: LoRAConfig | None = LoRAConfig()
     part: Literal["transformer", "transformer_2"] = "transformer"
-    caption_dropout: float = 0.1
     time_shift: float | None = None
-    given_share: float = 0.3
-    reference_share: float = 0.0
-    style_share: float = 0.0
-    window: int | None = None
-    later_share: float = 0.5
-    causal_share: float = 0.0
     eval_clips: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
-    camera: CameraTraining | None = None
 
     def make(self, config: TrainConfig) -> Task:
         """The task as functions; computes latents and embeddings at the first call.
@@ -107,20 +77,10 @@ class FinetuneTask:
         self._check(path, model)
         mesh = make_mesh(**dataclasses.asdict(config.mesh))
         autoencoder = folder.read_part(path, "vae", model.vae, "float32")
-        place = Path(self.data.folder).expanduser()
-        train, test = (
-            open_latents(
-                model.vae, autoencoder, self.data.open(split), place / "latents", f"{self.data.name()}-{split}"
-            )
-            for split in ("train", "test")
-        )
-        pictures = None
-        if self.reference_share or self.style_share:
-            pictures = open_pictures(model.vae, autoencoder, self.data, place / "latents")
-            train = with_pictures(train, self.data, self.reference_share, self.style_share)
-        test = test if self.window is None else first_windows(test, self.window)
+        clips = self.open(model.vae, autoencoder)
         if isinstance(self.data, ListedData):
-            texts = encoded_ahead(path, model, ["", *self.data.written()], place / "embeddings")
+            place = Path(self.data.folder).expanduser() / "embeddings"
+            texts = encoded_ahead(path, model, ["", *self.data.written()], place)
         else:
             texts = encoded_in_step(path, model, mesh)
         held = dict(texts.frozen)
@@ -134,14 +94,14 @@ class FinetuneTask:
         autoencoder = jax.device_get(autoencoder)
 
         def sample(params: Params, key: Array) -> dict[str, Video]:
-            return sample_clips(parts, {**params, **held}, autoencoder, self.data, test, key)
+            return sample_clips(parts, {**params, **held}, autoencoder, self.data, clips.test, key)
 
         return Task(
             init=functools.partial(self._init, model),
             loss=functools.partial(self._loss, model, velocity),
-            source=train,
-            transform=functools.partial(self._transform, texts.row, pictures),
-            evaluate=lambda params, key: self._evaluate(velocity, {**params, **held}, texts.row, test, key),
+            source=clips.train,
+            transform=functools.partial(self._transform, texts.row, clips.pictures),
+            evaluate=lambda params, key: self._evaluate(velocity, {**params, **held}, texts.row, clips.test, key),
             rules=(*(prefixed if self.lora is None else low_rank.RULES), *cameras.RULES),
             export=functools.partial(self._export, path, model),
             start=functools.partial(self._start, path, model) if self._read(model) else None,
@@ -157,7 +117,7 @@ class FinetuneTask:
     def _check(self, path: Path, model: ModelConfig) -> None:
         if self.part not in model.parts:
             raise InputError(f"part={self.part}: {path} has one denoiser, transformer")
-        check_shares(self.data, self.reference_share, self.style_share)
+        self.check(model.sampling, model.vae.temporal_factor)
         if self.lora is not None and (self.reference_share or self.style_share):
             raise InputError(
                 "reference_share, style_share: a LoRA cannot say that pictures can be given; set lora=none"
@@ -165,9 +125,7 @@ class FinetuneTask:
         jax.eval_shape(functools.partial(self._init, model), jax.random.key(0))
         if model.pictures == "channels":
             raise InputError(f"{path} is given pictures as channels; models that are made from words can be fine-tuned")
-        check_window(self.window, model.sampling, model.vae.temporal_factor)
         check_causal_model(self.causal_share, model, self.lora is not None)
-        cameras.check_camera(self.camera, self.data, model.vae.temporal_factor)
         check_buckets(self.data.buckets(), model.vae.temporal_factor, max(model.size_multiple))
 
     def _init(self, model: ModelConfig, key: Array) -> Params:
@@ -201,16 +159,7 @@ class FinetuneTask:
     def _transform(
         self, caption_row: Row, pictures: Pictures | None, example: dict, rng: np.random.Generator
     ) -> dict[str, Any]:
-        dropped, seen = rng.random() < self.caption_dropout, see(self.data, pictures, example, rng)
-        camera, start = cameras.draw(self.camera, self.data, example, rng), 0
-        text = "" if dropped else tell(self.data, example, rng, (*seen.show, *camera.show))
-        row = _example(caption_row, example, text) | seen.latents
-        if self.window is not None:
-            cut, start = window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
-            row |= cut
-        if self.camera is not None:
-            row |= cameras.pose_row(self.data, example, start, len(row["latents"]), camera, rng)
-        return row
+        return self.example(caption_row, pictures, example, rng).row
 
     def _evaluate(
         self, velocity: BatchVelocity, params: Params, caption_row: Row, source: Any, key: Array
@@ -218,7 +167,7 @@ class FinetuneTask:
         """The loss on held-out clips at some diffusion times."""
 
         def row(example: dict, i: int) -> dict[str, np.ndarray]:
-            return _example(caption_row, example, self.data.caption(example, np.random.default_rng(i)))
+            return latents_row(caption_row, example, self.data.caption(example, np.random.default_rng(i)))
 
         batches = [
             stack([row(example, i) for i, example in enumerate(examples)])
@@ -237,11 +186,9 @@ class FinetuneTask:
         t: Float[Array, "B f"],
         causal: bool | Bool[Array, ""] = False,
     ) -> Float[Array, "B f h w c"]:
-        added = None
-        if self.camera is not None:
-            added = cameras.added_tokens(self._adapter(model), params, batch, jnp.dtype(self.dtype))
-        denoise = functools.partial(denoise, encode(params, batch), params, causal=causal, added=added)
-        return beside(denoise, batch)(x, t)
+        adapter = None if self.camera is None else self._adapter(model)
+        text, dtype = encode(params, batch), jnp.dtype(self.dtype)
+        return conditioned(denoise, adapter, text, params, batch, x, t, causal, dtype)
 
     def _denoise(
         self,
@@ -288,8 +235,7 @@ class FinetuneTask:
         folder.write_part(out, self.part, model.transformer, params[self.part], "bfloat16")
         self._export_adapter(model, params, out)
         learned = {"given": "any"} if model.pictures == "frames" and self.given_share else {}
-        learned |= {"causal": True} if self.causal_share else {}
-        learned |= taught(self.reference_share, self.style_share)
+        learned |= self.learned()
         if learned:
             sampling = dataclasses.replace(model.sampling, **learned)
             folder.write_json(out / "sampling.json", dataclasses.asdict(sampling))
@@ -297,7 +243,3 @@ class FinetuneTask:
     def _export_adapter(self, model: ModelConfig, params: Params, out: Path) -> None:
         if self.camera is not None:
             folder.write_part(out, cameras.PART, self._adapter(model), params[cameras.PART], "bfloat16")
-
-
-def _example(caption_row: Row, example: dict[str, Any], caption: str) -> dict[str, np.ndarray]:
-    return {"latents": np.asarray(example["latents"], np.float32), **caption_row(caption)}

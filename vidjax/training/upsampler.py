@@ -15,6 +15,7 @@ from vidjax.data.latents import open_latents
 from vidjax.data.source import ClipData, DataConfig
 from vidjax.models.wan import upsampler, vae
 from vidjax.models.wan.sharding import UPSAMPLER_RULES
+from vidjax.training.autoencoder import psnr_of
 from vidjax.training.losses import reconstruction
 from vidjax.training.samples import stack
 from vidjax.training.task import Task
@@ -110,7 +111,7 @@ def _compare(
     error, squared = (
         jnp.mean((a - b) ** 2, axis=(1, 2, 3, 4)) for a, b in ((y, rows["latents"]), (pixels[0], pixels[1]))
     )
-    return error, 10.0 * jnp.log10(4.0 / squared)
+    return error, psnr_of(squared)
 
 
 def _rows(example: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -58,11 +58,10 @@ UNSAID = 0.6
 SHOWN_PHRASES = ("it", "the subject", "the {size} one")
 """Said in place of a subject's colour and shape where a picture shows these."""
 
-_PLURAL_VERBS = {"does": "do", "rises": "rise", "bounces": "bounce", "rotates": "rotate", "moves": "move"}
-
-
 SHOTS = ("tracking", "aerial")
 """Cameras that are not told by where they stand and look."""
+
+_PLURAL_VERBS = {"does": "do", "rises": "rise", "bounces": "bounce", "rotates": "rotate", "moves": "move"}
 
 
 def caption(scene: Scene, rng: np.random.Generator, shown: Collection[str] = ()) -> str:

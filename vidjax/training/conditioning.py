@@ -1,0 +1,146 @@
+"""What a denoiser learns to follow beside words: frames that are given, the frames before, pictures, a camera.
+
+The settings, the same whether it is trained from nothing or goes on learning, and the examples that come of them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vidjax.data.latents import open_latents
+from vidjax.data.source import ClipData, DataConfig
+from vidjax.models.wan.camera_adapter import CameraAdapterConfig
+from vidjax.models.wan.presets import SamplingDefaults
+from vidjax.models.wan.vae import VAEConfig
+from vidjax.training import camera as cameras
+from vidjax.training.camera import CameraTraining
+from vidjax.training.references import (
+    Pictures,
+    beside,
+    check_shares,
+    open_pictures,
+    see,
+    taught,
+    tell,
+    with_pictures,
+)
+from vidjax.training.samples import Row
+from vidjax.training.windows import check_window, first_windows, window_row
+from vidjax.typing import Array, Bool, Float, Params
+
+
+class Clips(NamedTuple):
+    """Latents of both splits, and of the pictures that training examples can be beside."""
+
+    train: Any
+    test: Any
+    pictures: Pictures | None
+
+
+class Example(NamedTuple):
+    """A row of a batch; whether its caption was ``dropped``, and what of the scene it leaves to what is ``shown``."""
+
+    row: dict[str, Any]
+    dropped: bool
+    shown: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """Which clips, and in which shares of them what is known beside the caption.
+
+    Args:
+      caption_dropout: share of captions left out, for guidance.
+      given_share: share of clips of which latent frames are given at time 0, for models with one time per frame; see
+        ``flow_matching.given_frames``. A model whose latent frames were all trained to be given says so when exported.
+      reference_share: share of examples that are beside one to three pictures of their subject, whose colour and shape
+        the caption rarely tells then; of the shapes world only.
+      style_share: share of examples that are beside a still in their style, half of them beside a picture of their
+        subject too, if ``reference_share`` is not 0. An exported model says which pictures it was trained for.
+      window: latent frames of a sample, of clips that are longer: as many as the model's own ``num_frames`` are.
+      later_share: share of these samples that begin behind the clip's first latent frame, with some given: they teach
+        to go on, for clips of several windows.
+      causal_share: share of the steps that are causal, so that clips can be made frame by frame: a latent frame sees
+        those before it, see ``causal.causal_noising``; with ``later`` samples that behind their clip's first. A model
+        that has learned so says so when exported.
+      camera: a camera adapter learns too, of clips of the shapes world.
+    """
+
+    data: DataConfig = ClipData()
+    caption_dropout: float = 0.1
+    given_share: float = 0.3
+    reference_share: float = 0.0
+    style_share: float = 0.0
+    window: int | None = None
+    later_share: float = 0.5
+    causal_share: float = 0.0
+    camera: CameraTraining | None = None
+
+    def check(self, sampling: SamplingDefaults, temporal_factor: int) -> None:
+        """See that these clips have what is to be learned, in samples as long as what is sampled.
+
+        Raises:
+          InputError: they have not.
+        """
+        check_shares(self.data, self.reference_share, self.style_share)
+        check_window(self.window, sampling, temporal_factor)
+        cameras.check_camera(self.camera, self.data, temporal_factor)
+
+    def open(self, config: VAEConfig, params: Params) -> Clips:
+        """The clips as latents of this autoencoder, computed at the first call."""
+        place = Path(self.data.folder).expanduser() / "latents"
+        train, test = (
+            open_latents(config, params, self.data.open(split), place, f"{self.data.name()}-{split}")
+            for split in ("train", "test")
+        )
+        pictures = None
+        if self.reference_share or self.style_share:
+            pictures = open_pictures(config, params, self.data, place)
+            train = with_pictures(train, self.data, self.reference_share, self.style_share)
+        return Clips(train, test if self.window is None else first_windows(test, self.window), pictures)
+
+    def example(
+        self, caption_row: Row, pictures: Pictures | None, example: dict[str, Any], rng: np.random.Generator
+    ) -> Example:
+        """An example of the training clips as a row of a batch: ``latents``, what ``caption_row`` makes of one of the
+        captions, latents of pictures beside it, poses of the camera."""
+        dropped, seen = bool(rng.random() < self.caption_dropout), see(self.data, pictures, example, rng)
+        camera, start = cameras.draw(self.camera, self.data, example, rng), 0
+        shown = *seen.show, *camera.show
+        row = latents_row(caption_row, example, "" if dropped else tell(self.data, example, rng, shown)) | seen.latents
+        if self.window is not None:
+            cut, start = window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
+            row |= cut
+        if self.camera is not None:
+            row |= cameras.pose_row(self.data, example, start, len(row["latents"]), camera, rng)
+        return Example(row, dropped, shown)
+
+    def learned(self) -> dict[str, Any]:
+        """What the sampling defaults say of a model that was trained so."""
+        causal = {"causal": True} if self.causal_share else {}
+        return causal | taught(self.reference_share, self.style_share)
+
+
+def latents_row(caption_row: Row, example: dict[str, Any], caption: str) -> dict[str, np.ndarray]:
+    """The latents of an example, and its caption: a row of a batch without anything beside."""
+    return {"latents": np.asarray(example["latents"], np.float32), **caption_row(caption)}
+
+
+def conditioned(
+    denoise: Callable[..., Float[Array, "B f h w c"]],
+    adapter: CameraAdapterConfig | None,
+    text: Float[Array, "B L D"],
+    params: Params,
+    batch: dict[str, Array],
+    x: Float[Array, "B f h w c"],
+    t: Float[Array, "B f"],
+    causal: bool | Bool[Array, ""],
+    dtype: Any,
+) -> Float[Array, "B f h w c"]:
+    """What ``denoise`` says of noisy latents with this text, beside the pictures of the batch, under its camera."""
+    added = None if adapter is None else cameras.added_tokens(adapter, params, batch, dtype)
+    return beside(functools.partial(denoise, text, params, causal=causal, added=added), batch)(x, t)
