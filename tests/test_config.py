@@ -31,6 +31,7 @@ class Settings:
     size: tuple[int, int] = (1, 2)
     many: tuple[float, ...] = ()
     mesh: MeshConfig = MeshConfig()
+    spare: MeshConfig | None = MeshConfig()
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,7 @@ class Settings:
         ("many=1,2.5", "many", (1.0, 2.5)),
         ("many=", "many", ()),
         ("mesh.fsdp=-1", "mesh", MeshConfig(fsdp=-1)),
+        ("spare=none", "spare", None),
     ],
 )
 def test_override_reads_the_declared_type(item, field, value):
@@ -72,6 +74,7 @@ def test_override_reads_the_declared_type(item, field, value):
         ("size=1,2,3", "size=1,2,3: a tuple such as 2,2 is expected"),
         ("rate=nan", "rate=nan: a number is expected"),
         ("mesh=3", "has parts and cannot be set whole; set one of mesh.data"),
+        ("spare=3", "cannot be set whole, but for none; set one of spare.data"),
         ("width.a=3", "'width' has no parts"),
         ("width", "written key=value"),
     ],

@@ -146,10 +146,14 @@ def _replace(config: Any, key: list[str], parents: tuple[str, ...], text: str) -
                 f"{where!r} has no parts, so {'.'.join((where, *rest))!r} does not exist; write {where}=value"
             )
         return dataclasses.replace(config, **{name: _replace(value, rest, (*parents, name), text)})
-    if dataclasses.is_dataclass(value):
-        parts = ", ".join(f"{where}.{f.name}" for f in dataclasses.fields(value))
-        raise InputError(f"{where!r} has parts and cannot be set whole; set one of {parts}")
     hint = typing.get_type_hints(type(config))[name]
+    if dataclasses.is_dataclass(value):
+        optional = type(None) in typing.get_args(hint)
+        if optional and text.lower() == "none":
+            return dataclasses.replace(config, **{name: None})
+        parts = ", ".join(f"{where}.{f.name}" for f in dataclasses.fields(value))
+        whole = "set whole, but for none" if optional else "set whole"
+        raise InputError(f"{where!r} has parts and cannot be {whole}; set one of {parts}")
     try:
         return dataclasses.replace(config, **{name: parse_value(text, hint)})
     except InputError:

@@ -149,7 +149,7 @@ def test_fine_tuned_model_says_so(tiny, tiny_folder, tmp_path):
     ("asked", "said"),
     [
         ({"causal_share": 1.5}, "causal_share=1.5: must lie between 0 and 1"),
-        ({"lora": LoRAConfig()}, "causal_share=0.3 with lora: .* give lora=None"),
+        ({"lora": LoRAConfig()}, "causal_share=0.3 with lora: .* give lora=none"),
     ],
     ids=str,
 )

@@ -219,7 +219,7 @@ def test_denoiser_from_nothing(new, tiny, pictures):
         ({"style_share": -0.1}, "style_share=-0.1: must lie"),
         ({"reference_share": 0.6, "style_share": 0.4}, "must leave examples without"),
         ({"data": FolderData("nowhere")}, "reference_share=0.5: FolderData has no pictures of its subjects"),
-        ({"lora": LoRAConfig(4)}, "a LoRA cannot say .* set lora=none"),
+        ({"lora": LoRAConfig(4)}, "a LoRA cannot say .* give lora=none"),
     ],
 )
 def test_refused(task, change, said):

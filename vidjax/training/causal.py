@@ -77,5 +77,5 @@ def check_causal_model(share: float, model: ModelConfig, lora: bool) -> None:
         raise InputError(f"causal_share={share}: this model has two denoisers, and frames would need both; choose 0")
     if share and lora and not model.sampling.causal:
         raise InputError(
-            f"causal_share={share} with lora: a file of changes cannot say that a model learned it; give lora=None"
+            f"causal_share={share} with lora: a file of changes cannot say that a model learned it; give lora=none"
         )

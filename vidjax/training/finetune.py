@@ -120,7 +120,7 @@ class FinetuneTask(Conditioning):
         self.check(model.sampling, model.vae.temporal_factor)
         if self.lora is not None and (self.reference_share or self.style_share):
             raise InputError(
-                "reference_share, style_share: a LoRA cannot say that pictures can be given; set lora=none"
+                "reference_share, style_share: a LoRA cannot say that pictures can be given; give lora=none"
             )
         jax.eval_shape(functools.partial(self._init, model), jax.random.key(0))
         if model.pictures == "channels":
