@@ -43,13 +43,24 @@ def test_where_the_time_goes(monkeypatch):
         spend(1.0)
         clock.tick(Work(10, 500.0))
     spend(2.0, "save")
-    spend(8.0, "eval")
+    spend(5.0, "eval")
+    spend(3.0, "compile")
     measures = clock.read()
     expected = {"steps_per_second": 2 / 8, "tokens_per_second": 20 / 8, "mfu": 1000 / 8 / 1000}
-    expected |= {"data_wait": 4 / 16, "save_wait": 2 / 16, "eval_wait": 8 / 16, "goodput": 2 / 16}
+    expected |= {
+        "data_wait": 4 / 16,
+        "save_wait": 2 / 16,
+        "eval_wait": 5 / 16,
+        "compile_wait": 3 / 16,
+        "goodput": 2 / 16,
+    }
     assert measures == pytest.approx(expected)
     spend(1.0)
     clock.tick(Work())
     assert clock.read() == pytest.approx(
-        {"steps_per_second": 1.0, "data_wait": 0.0, "save_wait": 0.0, "eval_wait": 0.0, "goodput": 1.0}
+        {
+            "steps_per_second": 1.0,
+            **dict.fromkeys(("data_wait", "save_wait", "eval_wait", "compile_wait"), 0.0),
+            "goodput": 1.0,
+        }
     )

@@ -19,6 +19,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from vidjax.config import MeshConfig, load_config
+from vidjax.data.buckets import Bucketed
 from vidjax.data.pipeline import make_loader
 from vidjax.errors import CheckpointError, InputError
 from vidjax.training import export, train
@@ -246,6 +247,32 @@ def test_a_step_that_is_not_applied_is_named_with_its_examples(tmp_path, capsys)
     assert (int(state.step), int(state.skipped)) == (12, 1)
     named = [line for line in capsys.readouterr().err.splitlines() if "not applied" in line]
     assert named == [f"step 7 was not applied: not finite; its training examples are {', '.join(map(str, bad))}"]
+
+
+def test_each_shape_is_said_and_nothing_is_lost_while_it_compiles(tmp_path, capsys):
+    """Minutes of silence look like a fault, and a preemption within them would take the steps since the last save."""
+    config = load_config(CONFIG, ["save_every=1000", "steps=30", "eval_every=1000", "log_every=1000"])
+    task = config.task.make(config)
+
+    class Wide:
+        def __len__(self):
+            return 3000
+
+        def __getitem__(self, index):
+            return task.source[index] | {"more": np.zeros(3, np.float32)}
+
+    saved = []
+
+    def loss(params, batch, key):
+        saved.append(sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()))
+        return task.loss(params, batch, key)
+
+    fit(task._replace(loss=loss, source=Bucketed((task.source, Wide()))), config, tmp_path)
+    said = [line for line in capsys.readouterr().err.splitlines() if "compiling" in line]
+    assert said[0].startswith("step 1: compiling for index 8, ")
+    assert sorted("more 8x3" in line for line in said) == [False, True]
+    second = int(re.match(r"step (\d+):", said[1])[1])
+    assert saved[-1] == [second - 1]
 
 
 class CrashError(Exception):

@@ -4,12 +4,15 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import numpy as np
 
 from vidjax.training.utilization import Work
+
+Wait = Literal["data", "save", "eval", "compile"]
+WAITS: tuple[Wait, ...] = get_args(Wait)
 
 
 class Window:
@@ -46,7 +49,7 @@ class Window:
 
 
 class Clock:
-    """Where the time goes between two calls of `read`. It starts at the end of the first step, which compiles.
+    """Where the time goes between two calls of `read`. It starts at the end of the first step.
 
     `peak` is what all devices together can do, in FLOPs per second.
     """
@@ -64,11 +67,11 @@ class Clock:
 
     def _restart(self) -> None:
         self._steps, self._tokens, self._flops = 0, 0, 0.0
-        self._waited, self._since = dict.fromkeys(("data", "save", "eval"), 0.0), time.perf_counter()
+        self._waited, self._since = dict.fromkeys(WAITS, 0.0), time.perf_counter()
 
     @contextlib.contextmanager
-    def waiting(self, on: Literal["data", "save", "eval"]) -> Iterator[None]:
-        """The time inside is spent on data, on checkpoints, or on evaluations and samples."""
+    def waiting(self, on: Wait) -> Iterator[None]:
+        """The time inside is spent on data, checkpoints, evaluations and samples, or on compiling a step."""
         start = time.perf_counter()
         yield
         if self._steps is not None:
@@ -78,11 +81,11 @@ class Clock:
         """The measures (nan where no step was timed), and a new start.
 
         `steps_per_second`; `tokens_per_second`, where tokens are counted; `mfu`, the model's FLOPs over those of the
-        devices, where these are known; the shares `data_wait`, `save_wait`, `eval_wait` of the time, and `goodput`,
-        what they leave to the steps. Speeds leave evaluations out, shares do not.
+        devices, where these are known; the shares `data_wait`, `save_wait`, `eval_wait`, `compile_wait` of the time,
+        and `goodput`, what they leave to the steps. Speeds leave evaluations and compilations out, shares do not.
         """
         total = max(time.perf_counter() - self._since, 1e-9)
-        seconds = max(total - self._waited["eval"], 1e-9)
+        seconds = max(total - self._waited["eval"] - self._waited["compile"], 1e-9)
         shares = {f"{on}_wait": waited / total for on, waited in self._waited.items()}
         measures = {"steps_per_second": self._steps / seconds if self._steps else math.nan}
         if self._tokens:

@@ -22,8 +22,8 @@ from vidjax.parallel.mesh import batch_shard, batch_sharding, make_mesh
 from vidjax.parallel.rules import AnyMesh, shardings
 from vidjax.training import checkpoint
 from vidjax.training.boards import open_tensorboard, open_wandb
-from vidjax.training.interval import Clock, Window
-from vidjax.training.metrics import MetricsFile, last_steps, progress_line
+from vidjax.training.interval import Clock, Wait, Window
+from vidjax.training.metrics import MetricsFile, compiling_line, last_steps, progress_line
 from vidjax.training.signals import Interrupted, watch_signals
 from vidjax.training.state import TrainState, init_state, make_optimizer, start_state, state_specs
 from vidjax.training.step import make_train_step
@@ -87,7 +87,7 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
         window, clock = Window(progress["window"]), Clock(peak and peak * mesh.size)
         in_flight: collections.deque = collections.deque()
         signals = stack.enter_context(watch_signals())
-        first = step
+        compiled: set[tuple] = set()
 
         def save() -> None:
             nonlocal saved
@@ -102,20 +102,21 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
             return step > max(done[kind], 0) and (step >= config.steps or step % every == 0)
 
         @contextlib.contextmanager
-        def aside() -> Iterator[None]:
+        def aside(on: Wait) -> Iterator[None]:
             # A step is saved before it is looked at; a resumed run makes up for a look that was lost.
             save()
-            checkpoint.confirm(checkpointer, saved)
-            with clock.waiting("eval"), signals.saved():
+            if saved > 0:
+                checkpoint.confirm(checkpointer, saved)
+            with clock.waiting(on), signals.saved():
                 yield
 
         while True:
             if task.evaluate is not None and due("eval", config.eval_every):
-                with aside():
+                with aside("eval"):
                     scores = task.evaluate(state.ema, eval_key)
                 metrics.write("eval", step, scores)
             if task.sample is not None and config.sample_every and due("sample", config.sample_every):
-                with aside():
+                with aside("eval"):
                     clips = task.sample(state.ema, eval_key)
                 metrics.write_clips(step, clips)
             if step >= config.steps:
@@ -123,8 +124,12 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
 
             with clock.waiting("data"):
                 batch = next(batches)
-            with signals.saved() if step == first else contextlib.nullcontext():  # the first step compiles
+            form = tuple((name, rows.shape) for name, rows in sorted(batch.items()))
+            if form not in compiled and jax.process_index() == 0:
+                compiling_line(step + 1, batch)
+            with contextlib.nullcontext() if form in compiled else aside("compile"):
                 state, scalars = train_step(state, batch, key, dict(task.frozen))
+            compiled.add(form)
             step += 1
             clock.tick(work(batch))
             in_flight.append(scalars.pop("skipped_in_row"))

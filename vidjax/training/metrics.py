@@ -15,7 +15,9 @@ from etils import epath
 from vidjax.training.boards import Board, Clip
 from vidjax.video import Video
 
-MEASURED = ("steps_per_second", "tokens_per_second", "mfu", "data_wait", "save_wait", "eval_wait", "goodput")
+MEASURED = (
+    "steps_per_second", "tokens_per_second", "mfu", "data_wait", "save_wait", "eval_wait", "compile_wait", "goodput"
+)  # fmt: skip
 """What depends on the clock, of the numbers in a line; all others come out the same when a run is made again."""
 
 
@@ -101,6 +103,12 @@ def _last_steps(lines: Sequence[str]) -> dict[str, int]:
     for line in map(json.loads, lines):
         steps[line["kind"]] = max(line["step"], steps.get(line["kind"], -1))
     return steps
+
+
+def compiling_line(step: int, batch: Mapping[str, jax.Array], stream: Any = None) -> None:
+    """Which step is compiled, and for what: it can take minutes, and comes anew with each shape of a batch."""
+    shapes = (f"{name} {'x'.join(map(str, rows.shape))}" for name, rows in sorted(batch.items()))
+    print(f"step {step}: compiling for {', '.join(shapes)}", file=stream or sys.stderr, flush=True)
 
 
 def progress_line(step: int, steps: int, loss: float, speed: Mapping[str, float], stream: Any = None) -> None:
