@@ -31,14 +31,16 @@ def data(tmp_path):
 
 @pytest.fixture
 def task(tiny_folder, data):
-    return FinetuneTask(data, str(tiny_folder), None, eval_clips=4, camera=FEW)
+    return FinetuneTask(str(tiny_folder), None, data=data, eval_clips=4, camera=FEW)
 
 
 @pytest.fixture
 def from_nothing(tiny, tiny_folder, data, monkeypatch):
     monkeypatch.setattr(denoiser, "TOKENIZER_CAPTIONS", 200)
     c = tiny.config
-    return DenoiserTask(str(tiny_folder), c.transformer, c.text_encoder, c.sampling, data, text_steps=2, camera=FEW)
+    return DenoiserTask(
+        str(tiny_folder), c.transformer, c.text_encoder, c.sampling, data=data, text_steps=2, camera=FEW
+    )
 
 
 def example(scene, frames=3):
@@ -205,6 +207,6 @@ def test_camera_clips_are_a_bucket_of_their_own(data):
 
 def test_configuration(pytestconfig):
     """The shipped configuration must be of the bundled model."""
-    config = load_config(pytestconfig.rootpath / "configs" / "shapes_camera.py")
+    config = load_config(pytestconfig.rootpath / "configs" / "shapes_conditioning.py")
     assert config.task.camera.adapter(vidjax.model.read_config(vidjax.model.bundled()).transformer).dim == 256
     assert config.task.data.num_camera_clips > 0

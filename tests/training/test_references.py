@@ -147,9 +147,9 @@ def test_loss_uses_the_pictures(task, tiny):
     @jax.jit
     def loss(params, batch):
         def velocity(*asked):
-            return task._velocity(model, encode, functools.partial(task._denoise, model), *asked)
+            return task.velocity(model, encode, functools.partial(task.denoise, model), *asked)
 
-        return task._loss(model, velocity, params, batch, jax.random.key(0))[0]
+        return task.loss(model, velocity, params, batch, jax.random.key(0))[0]
 
     params = {"transformer": tiny.params["transformer"]}
     found = [loss(params, batch | more) for more in ({}, {"references": seen}, {"style": seen[:, :1]})]

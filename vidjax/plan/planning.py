@@ -33,6 +33,7 @@ from vidjax.plan.trainings import finetuning, of_config, training_program
 from vidjax.plan.work import work_of
 from vidjax.request import clip_frames
 from vidjax.resolution import clip_size
+from vidjax.training.finetune import FinetuneTask
 
 TASKS = ("sample", "decode", "train")
 REMATS = get_args(Remat)
@@ -138,7 +139,8 @@ def _of_preset(question: Question, topology: Topology) -> Job:
 
 def _training(model: ModelConfig, latent: tuple, remat: str, batch: int | None, sizes: dict[str, int]) -> Program:
     batch = batch or sizes["data"] * sizes["fsdp"]
-    return training_program(finetuning(model, latent, remat), TrainConfig(task=None, steps=1000, batch_size=batch))
+    task = FinetuneTask(lora=None, dtype=model.dtype, remat=remat)
+    return training_program(finetuning(task, model, latent), TrainConfig(task, steps=1000, batch_size=batch))
 
 
 def _of_config(question: Question, topology: Topology) -> Job:

@@ -2,22 +2,20 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.stages import Lowered
 
 from vidjax.arithmetic import matrix_flops
 from vidjax.config import TrainConfig
-from vidjax.data.source import SceneData
+from vidjax.data.source import ListedData, SceneData
 from vidjax.errors import InputError
 from vidjax.model import ModelConfig, bundled, part_layout, read_config
-from vidjax.models.wan.denoiser import DenoiserConfig, Remat
+from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.presets import PRESETS
 from vidjax.models.wan.sharding import VAE_RULES
 from vidjax.models.wan.vae import VAEConfig
@@ -26,14 +24,16 @@ from vidjax.plan.programs import Clip, Program, preset_config, spread
 from vidjax.training import probe
 from vidjax.training.autoencoder import AutoencoderTask
 from vidjax.training.camera import FRAMES
+from vidjax.training.conditioning import Conditioning
 from vidjax.training.denoiser import DenoiserTask
 from vidjax.training.finetune import FinetuneTask
-from vidjax.training.flow_matching import flow_loss
 from vidjax.training.loop import abstract_state, jit_step
-from vidjax.training.references import COUNTS, beside
+from vidjax.training.references import COUNTS
 from vidjax.training.state import make_optimizer
 from vidjax.training.task import Task
-from vidjax.typing import Array, Params, PyTree
+from vidjax.training.texts import PART as TEXT_ENCODER
+from vidjax.training.texts import encode_rows, text_of_rows
+from vidjax.typing import Params, PyTree
 from vidjax.weights import folder
 
 
@@ -85,42 +85,31 @@ def training_program(training: Training, config: TrainConfig) -> Program:
     return Program(lower, flops, held)
 
 
-def finetuning(config: ModelConfig, latent: tuple[int, ...], remat: Remat) -> Training:
-    """All of a published denoiser learns, in float32, computed as ``config.dtype``; its text encoder is frozen."""
-    modules, dtype = config.modules, jnp.dtype(config.dtype)
-
-    def encode(params: Params, batch: dict[str, Array]) -> Array:
-        encoder = params["text_encoder"]
-        return modules.text_encoder.encode(config.text_encoder, encoder, batch["tokens"], batch["length"], dtype)
-
-    def velocity(params: Params, batch: dict[str, Array], x: Array, t: Array) -> Array:
-        denoiser, text = params["transformer"], encode(params, batch)
-        context = modules.denoiser.context(config.transformer, denoiser, text, dtype=dtype)
-
-        def denoise(x: Array, t: Array, frames: np.ndarray | None) -> Array:
-            return modules.denoiser.velocity(config.transformer, denoiser, x, t, context, frames, dtype, remat)
-
-        return beside(denoise, batch)(x, t)
-
-    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
-        shift = math.log(config.sampling.flow_shift)
-        value = flow_loss(velocity, params, batch, key, shift, 0.3 if config.pictures == "frames" else 0.0)
-        return value, {"flow": value}
+def finetuning(task: FinetuneTask, config: ModelConfig, latent: tuple[int, ...]) -> Training:
+    """A published model's denoiser goes on learning, or low-rank changes of it; what is frozen is kept as ``dtype``."""
+    ahead = isinstance(task.data, ListedData)
+    encode = text_of_rows if ahead else functools.partial(encode_rows, config)
+    held = ([] if ahead else [TEXT_ENCODER]) + ([] if task.lora is None else [task.part])
 
     def frozen(mesh: AnyMesh | None) -> PyTree:
-        abstract = folder.abstract_params("text_encoder", config.text_encoder)
-        layout = part_layout("text_encoder", config, mesh) or jax.tree.map(lambda _: None, abstract)
-        encoder = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, dtype, sharding=s), abstract, layout)
-        return {"text_encoder": encoder}
+        return {name: _frozen_part(name, config, mesh) for name in held}
 
+    velocity = functools.partial(task.velocity, config, encode, functools.partial(task.denoise, config))
     return Training(
-        init=lambda key: {"transformer": modules.denoiser.init(config.transformer, key)},
-        loss=loss,
-        rules=tuple((f"^transformer/{rule.lstrip('^')}", spec) for rule, spec in modules.rules["transformer"]),
-        example=_example(latent, config.sampling.max_text_length),
+        init=functools.partial(task.init, config),
+        loss=functools.partial(task.loss, config, velocity),
+        rules=task.rules(config),
+        example=_example(task, latent, config.sampling.max_text_length, config.text_encoder.d_model if ahead else None),
         frozen=frozen,
-        spared=lambda params, batch: 2 * matrix_flops(encode, params, batch),
+        spared=(lambda params, batch: 0.0) if ahead else lambda params, batch: 2 * matrix_flops(encode, params, batch),
     )
+
+
+def _frozen_part(name: str, config: ModelConfig, mesh: AnyMesh | None) -> PyTree:
+    abstract = folder.abstract_params(name, config.parts[name])
+    layout = part_layout(name, config, mesh) or jax.tree.map(lambda _: None, abstract)
+    dtype = jnp.dtype(config.dtype)
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, dtype, sharding=s), abstract, layout)
 
 
 def of_config(
@@ -174,13 +163,9 @@ def _denoiser(task: DenoiserTask, clip: Clip) -> tuple:
     if coder.z_dim != task.model.in_channels:
         raise InputError(f"{path} does not exist, and its latents are not as the bundled model's; train it first")
     latent = _latent(coder, clip, task.model.patch_size[1:])
-    example = _example(latent, task.sampling.max_text_length) | _beside(task, latent)
+    example = _example(task, latent, task.sampling.max_text_length)
     if isinstance(task.data, SceneData):
         example["factors"] = jax.ShapeDtypeStruct((len(probe.HEADS),), jnp.int32)
-    if task.camera is not None:
-        n, row = FRAMES * latent[0], functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-        example |= {"camera_to_world": row((n, 3, 4)), "intrinsics": row((n, 4))}
-        example["rays_known"] = jax.ShapeDtypeStruct((), bool)
     init = dataclasses.replace(task, text_steps=0).init
     return Training(init, task.loss, task.rules, example), task.model, latent
 
@@ -194,21 +179,26 @@ def _finetune(task: FinetuneTask, clip: Clip) -> tuple:
     if config.pictures == "channels":
         raise InputError(f"{task.model} is given pictures as channels; models made from words can be trained")
     latent = _latent(config.vae, clip, config.transformer.patch_size[1:])
-    training = finetuning(config, latent, task.remat)
-    training = dataclasses.replace(training, example=training.example | _beside(task, latent))
-    return training, config.transformer, latent
+    return finetuning(task, config, latent), config.transformer, latent
 
 
-def _beside(task: DenoiserTask | FinetuneTask, latent: tuple[int, ...]) -> dict[str, Any]:
-    """The most pictures that are beside an example."""
+def _example(task: Conditioning, latent: tuple[int, ...], length: int, embedded: int | None = None) -> dict[str, Any]:
+    """A row of a batch, beside the most pictures; its text of ``length`` tokens perhaps ``embedded`` in so many."""
+    frames = latent[0] if task.window is None else min(task.window, latent[0])
+    whole, real = (functools.partial(jax.ShapeDtypeStruct, dtype=dtype) for dtype in (jnp.int32, jnp.float32))
+    row = {"latents": real((frames, *latent[1:]))}
+    if embedded is None:
+        row |= {"tokens": whole((length,)), "length": whole(())}
+    else:
+        row["text"] = jax.ShapeDtypeStruct((length, embedded), jnp.float16)
+    if task.window is not None:
+        row["later"] = jax.ShapeDtypeStruct((), bool)
+        row |= {"first": real((1, *latent[1:]))} if task.causal_share else {}
+    if task.camera is not None:
+        row |= {"camera_to_world": real((FRAMES * frames, 3, 4)), "intrinsics": real((FRAMES * frames, 4))}
+        row["rays_known"] = jax.ShapeDtypeStruct((), bool)
     if task.reference_share:
-        return {"references": jax.ShapeDtypeStruct((max(COUNTS), *latent[1:]), jnp.float32)}
-    return {"style": jax.ShapeDtypeStruct((1, *latent[1:]), jnp.float32)} if task.style_share else {}
-
-
-def _example(latent: tuple[int, ...], text_length: int) -> dict[str, Any]:
-    return {
-        "latents": jax.ShapeDtypeStruct(latent, jnp.float32),
-        "tokens": jax.ShapeDtypeStruct((text_length,), jnp.int32),
-        "length": jax.ShapeDtypeStruct((), jnp.int32),
-    }
+        row["references"] = real((max(COUNTS), *latent[1:]))
+    elif task.style_share:
+        row["style"] = real((1, *latent[1:]))
+    return row

@@ -19,6 +19,7 @@ from vidjax.model import ModelConfig, bundled, part_layout, read_config
 from vidjax.models.wan.camera_adapter import CameraAdapterConfig
 from vidjax.models.wan.denoiser import Remat
 from vidjax.parallel.mesh import make_mesh
+from vidjax.parallel.rules import Rules
 from vidjax.training import camera as cameras
 from vidjax.training import lora as low_rank
 from vidjax.training.causal import check_causal_model
@@ -87,9 +88,8 @@ class FinetuneTask(Conditioning):
         if self.lora is not None:
             layout = part_layout(self.part, model, mesh)
             held[self.part] = folder.read_part(path, self.part, model.parts[self.part], self.dtype, layout)
-        prefixed = tuple((f"^{self.part}/{r.lstrip('^')}", s) for r, s in model.modules.rules[self.part])
-        denoise = functools.partial(self._denoise, model)
-        velocity = functools.partial(self._velocity, model, texts.encode, denoise)
+        denoise = functools.partial(self.denoise, model)
+        velocity = functools.partial(self.velocity, model, texts.encode, denoise)
         parts = Parts(texts.row, texts.encode, denoise, model.vae, model.sampling)
         autoencoder = jax.device_get(autoencoder)
 
@@ -97,12 +97,12 @@ class FinetuneTask(Conditioning):
             return sample_clips(parts, {**params, **held}, autoencoder, self.data, clips.test, key)
 
         return Task(
-            init=functools.partial(self._init, model),
-            loss=functools.partial(self._loss, model, velocity),
+            init=functools.partial(self.init, model),
+            loss=functools.partial(self.loss, model, velocity),
             source=clips.train,
             transform=functools.partial(self._transform, texts.row, clips.pictures),
             evaluate=lambda params, key: self._evaluate(velocity, {**params, **held}, texts.row, clips.test, key),
-            rules=(*(prefixed if self.lora is None else low_rank.RULES), *cameras.RULES),
+            rules=self.rules(model),
             export=functools.partial(self._export, path, model),
             start=functools.partial(self._start, path, model) if self._read(model) else None,
             tokens=lambda batch: num_tokens(batch, model.transformer.patch_size),
@@ -122,22 +122,29 @@ class FinetuneTask(Conditioning):
             raise InputError(
                 "reference_share, style_share: a LoRA cannot say that pictures can be given; give lora=none"
             )
-        jax.eval_shape(functools.partial(self._init, model), jax.random.key(0))
+        jax.eval_shape(functools.partial(self.init, model), jax.random.key(0))
         if model.pictures == "channels":
             raise InputError(f"{path} is given pictures as channels; models that are made from words can be fine-tuned")
         check_causal_model(self.causal_share, model, self.lora is not None)
         check_buckets(self.data.buckets(), model.vae.temporal_factor, max(model.size_multiple))
 
-    def _init(self, model: ModelConfig, key: Array) -> Params:
+    def rules(self, model: ModelConfig) -> Rules:
+        """How what is trained is split over a mesh."""
+        whole = tuple((f"^{self.part}/{rule.lstrip('^')}", spec) for rule, spec in model.modules.rules[self.part])
+        return (*(whole if self.lora is None else low_rank.RULES), *cameras.RULES)
+
+    def init(self, model: ModelConfig, key: Array) -> Params:
+        """What is trained, drawn; the denoiser and an adapter of the model's own are to be read instead."""
         camera = {}
         if self.camera is not None:
-            camera[cameras.PART] = model.modules.camera_adapter.init(self._adapter(model), jax.random.fold_in(key, 1))
+            camera[cameras.PART] = model.modules.camera_adapter.init(self.adapter(model), jax.random.fold_in(key, 1))
         if self.lora is None:
             return {self.part: model.modules.denoiser.init(model.transformer, key), **camera}
         abstract = folder.abstract_params("transformer", model.transformer)
         return {"lora": low_rank.init(self.lora, abstract, key), **camera}
 
-    def _adapter(self, model: ModelConfig) -> CameraAdapterConfig:
+    def adapter(self, model: ModelConfig) -> CameraAdapterConfig:
+        """The camera adapter that is trained."""
         return model.camera_adapter or self.camera.adapter(model.transformer)
 
     def _read(self, model: ModelConfig) -> list[str]:
@@ -150,7 +157,7 @@ class FinetuneTask(Conditioning):
         read = self._read(model)
 
         def drawn(key: Array) -> Params:
-            return {name: value for name, value in self._init(model, key).items() if name not in read}
+            return {name: value for name, value in self.init(model, key).items() if name not in read}
 
         others = {name: part for name, part in layout.items() if name not in read}
         parts = {name: folder.read_part(path, name, model.parts[name], "float32", layout[name]) for name in read}
@@ -175,7 +182,7 @@ class FinetuneTask(Conditioning):
         ]
         return held_out_losses(velocity, params, batches, key, self.causal_share > 0)
 
-    def _velocity(
+    def velocity(
         self,
         model: ModelConfig,
         encode: Encode,
@@ -186,11 +193,12 @@ class FinetuneTask(Conditioning):
         t: Float[Array, "B f"],
         causal: bool | Bool[Array, ""] = False,
     ) -> Float[Array, "B f h w c"]:
-        adapter = None if self.camera is None else self._adapter(model)
+        """What the denoiser says of noisy latents of a batch."""
+        adapter = None if self.camera is None else self.adapter(model)
         text, dtype = encode(params, batch), jnp.dtype(self.dtype)
         return conditioned(denoise, adapter, text, params, batch, x, t, causal, dtype)
 
-    def _denoise(
+    def denoise(
         self,
         model: ModelConfig,
         text: Float[Array, "B L D"],
@@ -210,9 +218,10 @@ class FinetuneTask(Conditioning):
         how = {"dtype": dtype, "remat": self.remat, "causal": causal, "added": added}
         return modules.denoiser.velocity(model.transformer, denoiser, x, t, context, frames, **how)
 
-    def _loss(
+    def loss(
         self, model: ModelConfig, velocity: BatchVelocity, params: Params, batch: dict[str, Array], key: Array
     ) -> tuple[Array, dict[str, Array]]:
+        """Traceable; see the class."""
         shift = math.log(model.sampling.flow_shift) if self.time_shift is None else self.time_shift
         given_share = self.given_share if model.pictures == "frames" else 0.0
         loss = flow_loss(velocity, params, batch, key, shift, given_share, self._times(model), self.causal_share)
@@ -242,4 +251,4 @@ class FinetuneTask(Conditioning):
 
     def _export_adapter(self, model: ModelConfig, params: Params, out: Path) -> None:
         if self.camera is not None:
-            folder.write_part(out, cameras.PART, self._adapter(model), params[cameras.PART], "bfloat16")
+            folder.write_part(out, cameras.PART, self.adapter(model), params[cameras.PART], "bfloat16")

@@ -39,13 +39,13 @@ def encoded_in_step(path: Path, model: ModelConfig, mesh: AnyMesh) -> Texts:
     """The text encoder of the model folder ``path`` runs in every step: where captions are made up anew each time."""
     row = functools.partial(token_row, _load_tokenizer(path, model))
     params = folder.read_part(path, PART, model.parts[PART], model.dtype, part_layout(PART, model, mesh))
-    return Texts(row, functools.partial(_encode_rows, model), {PART: params})
+    return Texts(row, functools.partial(encode_rows, model), {PART: params})
 
 
 def encoded_ahead(path: Path, model: ModelConfig, captions: Sequence[str], place: Path) -> Texts:
     """Embeddings of these captions, kept below ``place``: the text encoder is in memory at the first call only."""
     found = open_embeddings(functools.partial(_make_encoder, path, model), captions, place / _fingerprint(path, model))
-    return Texts(functools.partial(_embedding, found, model.sampling.max_text_length), _text_of_rows, {})
+    return Texts(functools.partial(_embedding, found, model.sampling.max_text_length), text_of_rows, {})
 
 
 def _load_tokenizer(path: Path, model: ModelConfig) -> tokenizers.Tokenizer:
@@ -58,7 +58,8 @@ def token_row(tokenizer: tokenizers.Tokenizer, caption: str) -> dict[str, np.nda
     return {"tokens": tokens.ids[0], "length": tokens.lengths[0]}
 
 
-def _encode_rows(model: ModelConfig, params: Params, rows: dict[str, Array]) -> Float[Array, "B L D"]:
+def encode_rows(model: ModelConfig, params: Params, rows: dict[str, Array]) -> Float[Array, "B L D"]:
+    """Text embeddings of rows that have tokens."""
     encode = model.modules.text_encoder.encode
     return encode(model.text_encoder, params[PART], rows["tokens"], rows["length"], jnp.dtype(model.dtype))
 
@@ -67,7 +68,8 @@ def _embedding(found: Embeddings, length: int, caption: str) -> dict[str, np.nda
     return {"text": found.padded(caption, length)}
 
 
-def _text_of_rows(params: Params, rows: dict[str, Array]) -> Float[Array, "B L D"]:
+def text_of_rows(params: Params, rows: dict[str, Array]) -> Float[Array, "B L D"]:
+    """Those that rows have, computed ahead."""
     del params
     return rows["text"].astype(jnp.float32)
 
@@ -91,7 +93,7 @@ def _make_encoder(path: Path, model: ModelConfig) -> embeddings.Encode:
     mesh = make_mesh(fsdp=-1, devices=devices[: math.gcd(len(devices), model.text_encoder.d_model)])
     tokenizer = _load_tokenizer(path, model)
     params = folder.read_part(path, PART, model.parts[PART], model.dtype, part_layout(PART, model, mesh))
-    encode = jax.jit(functools.partial(_encode_rows, model))
+    encode = jax.jit(functools.partial(encode_rows, model))
 
     def embed(captions: Sequence[str]) -> tuple[Array, np.ndarray]:
         tokens = tokenizers.tokenize(tokenizer, captions)
