@@ -144,6 +144,10 @@ def test_shots_are_read(tmp_path):
             "[[shot]]\nprompt = 'a'\n[[shot]]\nprompt = 'a'\nhold = 'motion'\nmask = 'a.png'",
             "shot 2: hold='motion' and mask: give one of them",
         ),
+        (
+            "causal = true\n[[shot]]\nprompt = 'a'\n[[shot]]\nprompt = 'a'\nhold = 'motion'",
+            "shot 2: hold='motion' and causal: give one of them",
+        ),
     ],
 )
 def test_broken_storyboard_is_refused(tmp_path, text, said):

@@ -32,7 +32,7 @@ Hold = Literal["none", "picture", "motion"]
 IN_PLACE_OF = {
     "none": (),
     "picture": ("image", "extend"),
-    "motion": ("image", "last_image", "keyframes", "video", "strength", "mask", "extend"),
+    "motion": ("image", "last_image", "keyframes", "video", "strength", "mask", "extend", "causal"),
 }
 """The settings that a hold-over stands in place of."""
 
@@ -125,7 +125,8 @@ def _check_hold(shot: Shot, number: int) -> None:
     if number == 1 and hold != "none":
         raise InputError(f"hold={hold!r}: nothing is before the first shot; give it an image or a video")
     for name in IN_PLACE_OF[hold]:
-        if name in shot.asked:
+        value = shot.asked.get(name)
+        if value is not None and value is not False:
             raise InputError(f"hold={hold!r} and {name}: give one of them")
 
 
