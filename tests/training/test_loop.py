@@ -200,6 +200,17 @@ def test_other_configuration_is_refused(whole):
         train(load_config(CONFIG, ["batch_size=16", "task.size=9"]), workdir)
 
 
+def test_other_data_are_refused(tmp_path):
+    """A dataset made anew has other clips at the places that the run has seen, and not yet seen."""
+    config = load_config(CONFIG, ["steps=6"])
+    task = config.task.make(config)._replace(data="clips-1")
+    fit(task, config, tmp_path)
+    more = dataclasses.replace(config, steps=8)
+    with pytest.raises(CheckpointError, match="was trained on clips-1, and now there is clips-2; choose another"):
+        fit(task._replace(data="clips-2"), more, tmp_path)
+    assert int(fit(task, more, tmp_path).step) == 8
+
+
 def test_resumes_on_another_mesh(whole, tmp_path):
     """Checkpoints tied to the number of devices could not move to the machine that is free."""
     workdir, expected = whole

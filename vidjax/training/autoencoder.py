@@ -82,6 +82,7 @@ class AutoencoderTask:
             export=self.export,
             sample=lambda params, key: reconstructions(self.model, _own(params), test),
             start=None if self.start is None else self.begin,
+            data=self.data.name(),
             frozen={} if vgg is None else {VGG: jax.device_put(vgg, whole)},
         )
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidjax.data.latents import open_latents
+from vidjax.data.latents import fingerprint, open_latents
 from vidjax.data.source import ClipData, DataConfig
 from vidjax.models.wan.camera_adapter import CameraAdapterConfig
 from vidjax.models.wan.presets import SamplingDefaults
@@ -34,11 +34,12 @@ from vidjax.typing import Array, Bool, Float, Params
 
 
 class Clips(NamedTuple):
-    """Latents of both splits, and of the pictures that training examples can be beside."""
+    """Latents of both splits, and of the pictures that training examples can be beside; ``name`` tells them apart."""
 
     train: Any
     test: Any
     pictures: Pictures | None
+    name: str
 
 
 class Example(NamedTuple):
@@ -101,7 +102,8 @@ class Conditioning:
         if self.reference_share or self.style_share:
             pictures = open_pictures(config, params, self.data, place)
             train = with_pictures(train, self.data, self.reference_share, self.style_share)
-        return Clips(train, test if self.window is None else first_windows(test, self.window), pictures)
+        test = test if self.window is None else first_windows(test, self.window)
+        return Clips(train, test, pictures, f"{self.data.name()}-{fingerprint(config, params)}")
 
     def example(
         self, caption_row: Row, pictures: Pictures | None, example: dict[str, Any], rng: np.random.Generator

@@ -103,6 +103,7 @@ class DenoiserTask(Conditioning):
             export=lambda params, out: self.export(params, out, tokenizer, vae_config, on_host),
             start=self.start if self.text_steps and isinstance(self.data, SceneData) else None,
             tokens=lambda batch: num_tokens(batch, self.model.patch_size),
+            data=clips.name,
             sample=lambda params, key: sample_clips(parts, params, on_host, self.data, clips.test, key),
         )
 

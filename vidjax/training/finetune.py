@@ -108,6 +108,7 @@ class FinetuneTask(Conditioning):
             tokens=lambda batch: num_tokens(batch, model.transformer.patch_size),
             sample=sample if model.boundary_ratio is None else None,  # half a walk shows nothing
             frozen=held,
+            data=clips.name,
         )
 
     def smoke(self) -> "FinetuneTask":

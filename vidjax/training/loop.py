@@ -50,7 +50,8 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
     Raises:
       InputError: mesh, batch and devices do not fit; W&B is asked for and cannot be had; or 20 steps in a row were
         not finite.
-      CheckpointError: the folder belongs to another configuration, or a checkpoint cannot be read or saved.
+      CheckpointError: the folder belongs to another configuration or to other data, or a checkpoint cannot be read or
+        saved.
       Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
     workdir = epath.Path(workdir)
@@ -75,6 +76,7 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
             fresh_state(task, optimizer, abstract, init_key),
             {"batches": 0, "window": {}},
         )
+        check_data(task, progress, workdir)
         batches = stack.enter_context(contextlib.closing(make_batches(task, config, mesh, progress["batches"])))
         train_step = jit_step(task, config, optimizer, abstract, mesh)
 
@@ -95,7 +97,9 @@ def fit(task: Task, config: TrainConfig, workdir: Any) -> TrainState:
                 if saved > 0:
                     checkpoint.confirm(checkpointer, saved)
                 if saved < step:
-                    checkpoint.save(checkpointer, state, {"batches": step, "window": window.as_json()})
+                    checkpoint.save(
+                        checkpointer, state, {"batches": step, "window": window.as_json(), "data": task.data}
+                    )
                 saved = step
 
         def due(kind: str, every: int) -> bool:
@@ -188,6 +192,15 @@ def claim(workdir: Any, config: TrainConfig, resuming: bool) -> None:
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def check_data(task: Task, progress: dict[str, Any], workdir: Any) -> None:
+    """See that a run that goes on does so with its own examples: others would be counted as those."""
+    before = progress.get("data", task.data)
+    if before != task.data:
+        raise CheckpointError(
+            f"{workdir} was trained on {before}, and now there is {task.data}; choose another --workdir"
+        )
 
 
 def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: AnyMesh) -> TrainState:

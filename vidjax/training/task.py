@@ -32,6 +32,7 @@ class Task(NamedTuple):
       it, and each gets all of it.
     frozen: parameters that are not trained, laid out over the mesh; `loss` finds them in its `params`, beside the
       trained ones and under names of their own.
+    data: a name that changes with what `source` gives; a run goes on with the same alone.
     """
 
     init: Callable[[Any], Params]
@@ -45,6 +46,7 @@ class Task(NamedTuple):
     tokens: Callable[[dict[str, Any]], int] | None = None
     sample: Callable[[Params, Any], dict[str, Video]] | None = None
     frozen: Mapping[str, Params] = MappingProxyType({})
+    data: str = ""
 
 
 @runtime_checkable

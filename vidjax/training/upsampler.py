@@ -11,7 +11,7 @@ import numpy as np
 
 from vidjax.config import TrainConfig
 from vidjax.data.buckets import Bucketed, check_buckets, first_examples
-from vidjax.data.latents import open_latents
+from vidjax.data.latents import fingerprint, open_latents
 from vidjax.data.source import ClipData, DataConfig
 from vidjax.models.wan import upsampler, vae
 from vidjax.models.wan.sharding import UPSAMPLER_RULES
@@ -67,6 +67,7 @@ class UpsamplerTask:
             transform=lambda example, rng: _rows(example),
             evaluate=lambda params, key: self.evaluate(vae_config, vae_params, params, test),
             rules=UPSAMPLER_RULES,
+            data=f"{self.data.name()}-{fingerprint(vae_config, vae_params)}",
             export=lambda params, out: folder.write_part(out, "upsampler", self.model, params, "bfloat16"),
         )
 
