@@ -79,6 +79,15 @@ def test_rays_take_the_place_of_words(model, tiny):
     assert np.abs(seen["pan left"] - seen[BOTH]).max() > 0.1
 
 
+def test_guidance_is_of_the_rays_too(model):
+    """What guidance leads away from has no rays; in both of its branches nothing would make up for weak ones."""
+    same = {"negative_prompt": PROMPT, "num_inference_steps": 1, "solver": "euler"}
+    plain, seen = latents(model, **same, guidance_scale=1.0), latents(model, **same, camera=BOTH, guidance_scale=1.0)
+    found = latents(model, **same, camera=BOTH, guidance_scale=4.0)
+    assert np.abs(seen - plain).max() > 1e-3
+    np.testing.assert_allclose(found, plain + 4.0 * (seen - plain), rtol=0, atol=1e-3)
+
+
 def test_condition_has_the_rays_of_the_movement(model):
     """The rays are those of the poses, four frames a latent frame, the first four times."""
     condition = make_condition(model, make_request(model, [PROMPT, ""], camera=BOTH).window(0))
@@ -110,17 +119,12 @@ def test_poses_of_a_movement_are_that_movement(model, tmp_path):
     np.testing.assert_allclose(latents(model, camera=tmp_path / "a.txt"), expected, atol=1e-4)
 
 
-def test_program_and_host_loop_agree_in_both_branches(model):
-    """Guidance compares two clips with one camera: rays in one of them alone would be guided towards or away from."""
+def test_program_and_host_loop_agree(model):
+    """A program that jits the sampler must get the clip that people get."""
     request = make_request(model, PROMPT, camera=BOTH)
     sample = jax.jit(vidjax.make_sampler(model))
     found = sample(model.params, jax.random.key(7), make_condition(model, request.window(0)))
     np.testing.assert_allclose(found, latents(model, camera=BOTH, seed=7), rtol=0, atol=1e-4)
-    # With one text on both sides guidance does nothing, so that the scale must not matter.
-    alike = {"negative_prompt": PROMPT, "camera": BOTH}
-    np.testing.assert_allclose(
-        latents(model, guidance_scale=9.0, **alike), latents(model, guidance_scale=1.0, **alike), rtol=0, atol=1e-3
-    )
 
 
 def test_windows_have_their_own_part(model):

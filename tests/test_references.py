@@ -78,11 +78,16 @@ def test_in_every_branch(able, settings):
         np.testing.assert_array_equal(a[:, 0], b[:, 0])
 
 
-def test_guidance_is_of_the_words_alone(able):
-    """With the prompt as the negative prompt both branches are one: references left out of one would show."""
-    same = {"negative_prompt": PROMPT, "references": [A], "num_inference_steps": 2}
-    found = latents(able, **same, guidance_scale=5.0)
-    np.testing.assert_allclose(found, latents(able, **same, guidance_scale=1.0), rtol=0, atol=1e-4)
+@pytest.mark.parametrize(
+    "pictures", [{"references": [A]}, {"style_image": S}, {"references": [A, B], "style_image": S}]
+)
+def test_guidance_is_of_the_pictures_too(able, pictures):
+    """What guidance leads away from has not seen them; seen on both sides they would hardly count beside the words."""
+    same = {"negative_prompt": PROMPT, "num_inference_steps": 1, "solver": "euler"}
+    plain, seen = latents(able, **same, guidance_scale=1.0), latents(able, **same, **pictures, guidance_scale=1.0)
+    found = latents(able, **same, **pictures, guidance_scale=4.0)
+    assert jnp.abs(seen - plain).max() > 1e-3
+    np.testing.assert_allclose(found, plain + 4.0 * (seen - plain), rtol=0, atol=1e-4)
 
 
 def test_every_window_sees_them(able):

@@ -104,12 +104,15 @@ def make_legs(config: ModelConfig, schedule: Schedule, scales: tuple[float, ...]
 class Contexts(NamedTuple):
     """Keys and values of text and picture for every layer: of the prompt alone, and with the negative one's behind.
 
-    ``camera`` is what the camera's rays add to the tokens; in tiles, each of which has rays of its own, there is the
-    ``adapter`` that makes it.
+    Guidance leads away from a clip that has neither the prompt, nor what else there is to follow: pictures of a subject
+    or of a style, and the camera's rays. Beside pictures the two have other tokens: then there is the ``negative`` one
+    in place of the ``pair``. ``camera`` is what the rays add to the tokens; in tiles, each of which has rays of its
+    own, there is the ``adapter`` that makes it.
     """
 
     alone: PyTree | None
     pair: PyTree | None
+    negative: PyTree | None = None
     camera: Float[Array, "B f s D"] | None = None
     adapter: Params | None = None
 
@@ -127,6 +130,8 @@ def text_contexts(config: ModelConfig, params: Params, condition: Condition, alo
     def read(text: Array, image: Array | None) -> PyTree:
         return config.modules.denoiser.context(config.transformer, params, text, image, dtype=jnp.dtype(config.dtype))
 
+    if pair and not (condition.references is None and condition.style is None):
+        return Contexts(read(condition.text, condition.image), None, read(condition.negative, condition.image))
     both = jnp.concatenate([condition.text, condition.negative])
     return Contexts(
         read(condition.text, condition.image) if alone else None,
@@ -209,19 +214,29 @@ def _guided_velocity(
 
         return with_given(with_references(denoise, references, style), given, mask)
 
-    given, pictures = (condition.given, condition.mask, condition.channels), (condition.references, condition.style)
-    parts = *given, *pictures, contexts.camera
-    alone = None if contexts.alone is None else clip_velocity(contexts.alone, *parts)
-    if contexts.pair is None:
+    given, camera = (condition.given, condition.mask, condition.channels), contexts.camera
+    alone = None
+    if contexts.alone is not None:
+        alone = clip_velocity(contexts.alone, *given, condition.references, condition.style, camera)
+    if contexts.pair is None and contexts.negative is None:
         return alone
-    both = clip_velocity(contexts.pair, *map(_twice, parts))
 
     def free(x: Array) -> Array:
         return paste(jnp.zeros_like(x), condition.mask, x)
 
-    def pair(x: Array, t: Array) -> tuple[Array, Array]:
-        positive, negative = jnp.split(both(jnp.concatenate([x, x]), t), 2)
-        return free(positive), free(negative)
+    if contexts.negative is not None:
+        plain = clip_velocity(contexts.negative, *given, None, None, None)
+
+        def pair(x: Array, t: Array) -> tuple[Array, Array]:
+            return free(alone(x, t)), free(plain(x, t))
+
+    else:
+        added = None if camera is None else jnp.concatenate([camera, jnp.zeros_like(camera)])
+        both = clip_velocity(contexts.pair, *map(_twice, given), None, None, added)
+
+        def pair(x: Array, t: Array) -> tuple[Array, Array]:
+            positive, negative = jnp.split(both(jnp.concatenate([x, x]), t), 2)
+            return free(positive), free(negative)
 
     guided = guide(pair, alone, scale, guidance)
     # Rules compare whole clips, of which given frames are no part: they are pasted over whatever is here.

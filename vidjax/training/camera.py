@@ -32,7 +32,8 @@ class CameraTraining:
     """A camera adapter is trained with the denoiser.
 
     Args:
-      share: of samples that are shown rays; those of clips whose cameras drift always are.
+      share: of samples that are shown rays; those of clips whose cameras drift always are. Guidance compares with a
+        clip without rays, which is learned from the others.
       untold: how often the caption of one that is says nothing of the camera.
       downscale_factor: rays along each side of a latent, see ``CameraAdapterConfig``.
     """
