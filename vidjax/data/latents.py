@@ -55,16 +55,20 @@ def open_latents(config: vae.VAEConfig, params: Params, source: Any, folder: Pat
     Computed at the first call, which goes on where an earlier one was cut off. Of several processes one computes,
     and the others wait for it.
     """
-    if isinstance(source, Bucketed):
-        one_by_one = enumerate(source.sources)
-        return Bucketed(tuple(open_latents(config, params, one, folder, f"{name}-{i}") for i, one in one_by_one))
+    mark = fingerprint(config, params)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{fingerprint(config, params)}.npy"
-    if not path.exists():
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                _compute(config, params, source, path)
-    return _open(path, source)
+
+    def of(one: Any, name: str) -> Latents:
+        path = folder / f"{name}-{mark}.npy"
+        if not path.exists():
+            with FileLock(path.with_suffix(".lock")):
+                if not path.exists():
+                    _compute(config, params, one, path)
+        return _open(path, one)
+
+    if isinstance(source, Bucketed):
+        return Bucketed(tuple(of(one, f"{name}-{i}") for i, one in enumerate(source.sources)))
+    return of(source, name)
 
 
 def _open(path: Path, source: Any) -> Latents:

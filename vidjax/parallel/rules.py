@@ -23,6 +23,11 @@ def leaf_path(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def under(part: str, rules: Rules) -> Rules:
+    """The rules of a part's parameters, where these are a branch of that name in a tree."""
+    return tuple((f"^{part}/{pattern.lstrip('^')}", spec) for pattern, spec in rules)
+
+
 def match_rules(rules: Rules, abstract_params: PyTree) -> PyTree:
     """The `PartitionSpec` of every parameter: that of the first `(regex, spec)` found in its path.
 

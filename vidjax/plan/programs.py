@@ -79,7 +79,7 @@ def sampling_program(config: ModelConfig, clip: Clip) -> Program:
     condition = _condition(config, clip)
 
     def arguments(mesh: AnyMesh | None) -> tuple:
-        params = _part(config, "transformer", mesh)
+        params = part(config, "transformer", mesh)
         given = jax.tree.map(functools.partial(spread, mesh), condition)
         contexts = _outputs(text_contexts, mesh, config, params, given, *which)
         state = jax.eval_shape(SOLVERS[SOLVER].init, given.given)
@@ -90,7 +90,7 @@ def sampling_program(config: ModelConfig, clip: Clip) -> Program:
     return Program(
         lambda mesh: _lower(run_steps, (config, SOLVER, guidance), arguments(mesh)),
         lambda: matrix_flops(functools.partial(run_steps, config, SOLVER, guidance), *arguments(None)),
-        functools.partial(_part, config, "transformer"),
+        functools.partial(part, config, "transformer"),
         functools.partial(_others, config, "transformer"),
     )
 
@@ -101,14 +101,14 @@ def decoding_program(config: ModelConfig, clip: Clip) -> Program:
     shape = (clip.batch, 1, *config.latent_shape(1, *tile)[1:])
 
     def arguments(mesh: AnyMesh | None) -> tuple:
-        params, latents = _part(config, "vae", mesh), spread(mesh, jax.ShapeDtypeStruct(shape, jnp.float32))
+        params, latents = part(config, "vae", mesh), spread(mesh, jax.ShapeDtypeStruct(shape, jnp.float32))
         _, cache = _outputs(decode_chunk, mesh, config, params, None, latents)
         return params, cache, latents
 
     return Program(
         lambda mesh: _lower(decode_chunk, (config,), arguments(mesh)),
         lambda: matrix_flops(functools.partial(decode_chunk, config), *arguments(None)),
-        functools.partial(_part, config, "vae"),
+        functools.partial(part, config, "vae"),
         functools.partial(_others, config, "vae"),
     )
 
@@ -135,7 +135,7 @@ def _condition(config: ModelConfig, clip: Clip) -> Condition:
     return condition
 
 
-def _part(config: ModelConfig, name: str, mesh: AnyMesh | None) -> PyTree:
+def part(config: ModelConfig, name: str, mesh: AnyMesh | None) -> PyTree:
     """A part's parameters, stored as ``vidjax.load`` stores them."""
     dtype = jnp.float32 if name == "vae" else jnp.dtype(config.dtype)
     abstract = abstract_params(name, config.parts[name])
@@ -146,7 +146,7 @@ def _part(config: ModelConfig, name: str, mesh: AnyMesh | None) -> PyTree:
 
 
 def _others(config: ModelConfig, used: str, mesh: AnyMesh) -> PyTree:
-    return [_part(config, name, mesh) for name in config.parts if name != used]
+    return [part(config, name, mesh) for name in config.parts if name != used]
 
 
 def spread(mesh: AnyMesh | None, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -14,13 +14,13 @@ from vidjax.arithmetic import matrix_flops
 from vidjax.config import TrainConfig
 from vidjax.data.source import ListedData, SceneData
 from vidjax.errors import InputError
-from vidjax.model import ModelConfig, bundled, part_layout, read_config
+from vidjax.model import ModelConfig, bundled, read_config
 from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.presets import PRESETS
 from vidjax.models.wan.sharding import VAE_RULES
 from vidjax.models.wan.vae import VAEConfig
 from vidjax.parallel.rules import AnyMesh
-from vidjax.plan.programs import Clip, Program, preset_config, spread
+from vidjax.plan.programs import Clip, Program, part, preset_config, spread
 from vidjax.training import probe
 from vidjax.training.autoencoder import AutoencoderTask
 from vidjax.training.camera import FRAMES
@@ -92,7 +92,7 @@ def finetuning(task: FinetuneTask, config: ModelConfig, latent: tuple[int, ...])
     held = ([] if ahead else [TEXT_ENCODER]) + ([] if task.lora is None else [task.part])
 
     def frozen(mesh: AnyMesh | None) -> PyTree:
-        return {name: _frozen_part(name, config, mesh) for name in held}
+        return {name: part(config, name, mesh) for name in held}
 
     velocity = functools.partial(task.velocity, config, encode, functools.partial(task.denoise, config))
     return Training(
@@ -101,15 +101,8 @@ def finetuning(task: FinetuneTask, config: ModelConfig, latent: tuple[int, ...])
         rules=task.rules(config),
         example=_example(task, latent, config.sampling.max_text_length, config.text_encoder.d_model if ahead else None),
         frozen=frozen,
-        spared=(lambda params, batch: 0.0) if ahead else lambda params, batch: 2 * matrix_flops(encode, params, batch),
+        spared=lambda params, batch: 2 * matrix_flops(encode, params, batch),
     )
-
-
-def _frozen_part(name: str, config: ModelConfig, mesh: AnyMesh | None) -> PyTree:
-    abstract = folder.abstract_params(name, config.parts[name])
-    layout = part_layout(name, config, mesh) or jax.tree.map(lambda _: None, abstract)
-    dtype = jnp.dtype(config.dtype)
-    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, dtype, sharding=s), abstract, layout)
 
 
 def of_config(

@@ -17,17 +17,13 @@ from vidjax.models import t5
 from vidjax.models.wan import camera_adapter, denoiser
 from vidjax.models.wan.presets import SamplingDefaults
 from vidjax.models.wan.sharding import DENOISER_RULES, TEXT_ENCODER_RULES
-from vidjax.parallel.rules import Rules
+from vidjax.parallel.rules import Rules, under
 from vidjax.training import camera as cameras
 from vidjax.training import caption_swap, probe
 from vidjax.training.causal import check_causal_share
 from vidjax.training.conditioning import Conditioning, conditioned
 from vidjax.training.flow_matching import flow_loss, held_out_losses
-from vidjax.training.references import (
-    Pictures,
-    num_tokens,
-    untold_captions,
-)
+from vidjax.training.references import Pictures, num_tokens, untold_captions
 from vidjax.training.samples import Parts, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import token_row
@@ -65,8 +61,7 @@ class DenoiserTask(Conditioning):
     @property
     def rules(self) -> Rules:
         """How the parameters are split over a mesh."""
-        parts = {"transformer": DENOISER_RULES, "text_encoder": TEXT_ENCODER_RULES}
-        inside = ((f"^{part}/{rule.lstrip('^')}", spec) for part, rules in parts.items() for rule, spec in rules)
+        inside = *under("transformer", DENOISER_RULES), *under("text_encoder", TEXT_ENCODER_RULES)
         return (*inside, *cameras.RULES, (r".*", jax.sharding.PartitionSpec()))
 
     def make(self, config: TrainConfig) -> Task:

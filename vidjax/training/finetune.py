@@ -19,17 +19,14 @@ from vidjax.model import ModelConfig, bundled, part_layout, read_config
 from vidjax.models.wan.camera_adapter import CameraAdapterConfig
 from vidjax.models.wan.denoiser import Remat
 from vidjax.parallel.mesh import make_mesh
-from vidjax.parallel.rules import Rules
+from vidjax.parallel.rules import Rules, under
 from vidjax.training import camera as cameras
 from vidjax.training import lora as low_rank
 from vidjax.training.causal import check_causal_model
 from vidjax.training.conditioning import Conditioning, conditioned, latents_row
 from vidjax.training.flow_matching import BatchVelocity, flow_loss, held_out_losses
 from vidjax.training.lora import LoRAConfig
-from vidjax.training.references import (
-    Pictures,
-    num_tokens,
-)
+from vidjax.training.references import Pictures, num_tokens
 from vidjax.training.samples import Denoise, Encode, Parts, Row, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import encoded_ahead, encoded_in_step
@@ -131,8 +128,8 @@ class FinetuneTask(Conditioning):
 
     def rules(self, model: ModelConfig) -> Rules:
         """How what is trained is split over a mesh."""
-        whole = tuple((f"^{self.part}/{rule.lstrip('^')}", spec) for rule, spec in model.modules.rules[self.part])
-        return (*(whole if self.lora is None else low_rank.RULES), *cameras.RULES)
+        own = under(self.part, model.modules.rules[self.part]) if self.lora is None else low_rank.RULES
+        return (*own, *cameras.RULES)
 
     def init(self, model: ModelConfig, key: Array) -> Params:
         """What is trained, drawn; the denoiser and an adapter of the model's own are to be read instead."""
