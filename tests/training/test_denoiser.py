@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from vidjax.config import load_config
+from vidjax.data.buckets import Bucket
 from vidjax.data.shapes import parse, scene_to_json, training_scene
 from vidjax.data.source import ClipData
-from vidjax.training import denoiser, probe
+from vidjax.errors import InputError
+from vidjax.training import denoiser, places, probe
 from vidjax.training.denoiser import DenoiserTask
 from vidjax.training.task import TaskConfig
 
@@ -118,3 +120,43 @@ def test_latents_of_other_clips_have_another_name(task):
     changed = [dataclasses.replace(data, **{field: 5}) for field in
                ("num_clips", "num_test_clips", "num_frames", "height", "width", "seed")]  # fmt: skip
     assert len({data.name(), *(other.name() for other in changed)}) == 7
+
+
+def test_places_are_told_to_some_and_left_behind(task, tiny):
+    """The table learns of the clips that are told alone; what says nothing of it is answered without."""
+    told = dataclasses.replace(task, place_share=0.5)
+    params = params_of(tiny, task) | {"places": places.init(task.model.dim, jax.random.key(1))}
+    batch = batch_of(told, 16)
+    assert 2 < batch["placed"].sum() < 14
+    x, t = jax.random.normal(jax.random.key(2), batch["latents"].shape), jnp.full((16, 3), 0.8)
+    plain = {name: value for name, value in batch.items() if name != "placed"}
+    with_places, without = (told.velocity(params, each, x, t) for each in (batch, plain))
+    np.testing.assert_array_equal(without, task.velocity(params_of(tiny, task), plain, x, t))
+    differ = jnp.abs(with_places - without).max(axis=(1, 2, 3, 4)) > 1e-4
+    np.testing.assert_array_equal(differ, batch["placed"])
+    gradient = jax.grad(lambda params: told.loss(params, batch, jax.random.key(3))[0])(params)["places"]["table"]
+    _, h, w = batch["latents"].shape[1:4]
+    used = jnp.zeros(gradient.shape[:2], bool).at[: h // task.model.patch_size[1], : w // task.model.patch_size[2]]
+    np.testing.assert_array_equal(jnp.abs(gradient).max(axis=-1) > 0, used.set(True))
+
+
+def test_places_beside_what_else_is_added():
+    """Frames of pictures come before those that the camera's rays belong to."""
+    table = places.init(4, jax.random.key(0))
+    rays = jnp.arange(2 * 2 * 6 * 4.0).reshape(2, 2, 6, 4)
+    out = places.add(table, jnp.array([True, False]), (3, 2, 3), rays)
+    expected = table["table"][:2, :3].reshape(6, 4)
+    np.testing.assert_allclose(out[0, 0], expected)
+    np.testing.assert_allclose(out[0, 1:], expected + rays[0])
+    np.testing.assert_array_equal(out[1, 0], 0)
+    np.testing.assert_allclose(out[1, 1:], rays[1])
+
+
+def test_places_that_the_table_lacks_are_refused():
+    """A share is one, and a picture of more tokens has no place in the table."""
+    with pytest.raises(InputError, match=r"place_share=1\.5"):
+        places.check_places(1.5, [], (16, 16))
+    large = [Bucket(17, 64, 528)]
+    places.check_places(0.0, large, (16, 16))
+    with pytest.raises(InputError, match="more than 32 rows or columns"):
+        places.check_places(0.5, large, (16, 16))

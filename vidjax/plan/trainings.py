@@ -159,6 +159,8 @@ def _denoiser(task: DenoiserTask, clip: Clip) -> tuple:
     example = _example(task, latent, task.sampling.max_text_length)
     if isinstance(task.data, SceneData):
         example["factors"] = jax.ShapeDtypeStruct((len(probe.HEADS),), jnp.int32)
+    if task.place_share:
+        example["placed"] = jax.ShapeDtypeStruct((), bool)
     init = dataclasses.replace(task, text_steps=0).init
     return Training(init, task.loss, task.rules, example), task.model, latent
 

@@ -19,7 +19,7 @@ from vidjax.models.wan.presets import SamplingDefaults
 from vidjax.models.wan.sharding import DENOISER_RULES, TEXT_ENCODER_RULES
 from vidjax.parallel.rules import Rules, under
 from vidjax.training import camera as cameras
-from vidjax.training import caption_swap, probe
+from vidjax.training import caption_swap, places, probe
 from vidjax.training.causal import check_causal_share
 from vidjax.training.conditioning import Conditioning, conditioned
 from vidjax.training.flow_matching import flow_loss, held_out_losses
@@ -45,6 +45,9 @@ class DenoiserTask(Conditioning):
       text_steps: steps that the text encoder learns alone, at first, to tell the factors of captions; none where
         the data know no factors.
       probe_weight: weight of that loss beside the denoiser's, afterwards.
+      place_share: share of examples whose tokens are told where in the picture they are, by a table that is learned and
+        not exported. A small transformer with rotary positions alone takes long to find out; what it learns of the
+        world when it is told, it can use where it is not.
     """
 
     vae: str
@@ -54,6 +57,7 @@ class DenoiserTask(Conditioning):
     time_shift: float = 0.7
     text_steps: int = 300
     probe_weight: float = 0.3
+    place_share: float = 0.0
     eval_clips: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: denoiser.Remat = "none"
@@ -77,6 +81,8 @@ class DenoiserTask(Conditioning):
         check_buckets(
             self.data.buckets(), vae_config.temporal_factor, vae_config.spatial_factor * max(self.model.patch_size[1:])
         )
+        token = [vae_config.spatial_factor * p for p in self.model.patch_size[1:]]
+        places.check_places(self.place_share, self.data.buckets(), token)
         tokenizer = self.tokenizer()
         vae_params = folder.read_part(Path(self.vae), "vae", vae_config, "float32")
         clips = self.open(vae_config, vae_params)
@@ -129,6 +135,8 @@ class DenoiserTask(Conditioning):
         if self.camera is not None:
             own_key = jax.random.fold_in(key, 4)
             text[cameras.PART] = camera_adapter.init(self.camera.adapter(self.model), own_key)
+        if self.place_share:
+            text[places.PART] = places.init(self.model.dim, jax.random.fold_in(key, 5))
         return {"transformer": transformer, **text}
 
     def start(self, abstract: PyTree, key: Array) -> Params:
@@ -137,7 +145,7 @@ class DenoiserTask(Conditioning):
 
         def learned(key: Array) -> Params:
             params = self.init(key)
-            others = {name: params.pop(name) for name in ("transformer", cameras.PART) if name in params}
+            others = {name: params.pop(name) for name in ("transformer", cameras.PART, places.PART) if name in params}
             own_key = jax.random.split(key, 4)[3]
             text = probe.pretrain(self.encode_text, params, captions, own_key, self.text_steps)
             return {**others, **text}
@@ -157,6 +165,8 @@ class DenoiserTask(Conditioning):
         if isinstance(self.data, SceneData):
             labels = probe.labels(self.data.scene(example), shown)
             row["factors"] = np.full_like(labels, -1) if dropped else labels
+        if self.place_share:
+            row["placed"] = np.bool_(rng.random() < self.place_share)
         return row
 
     def encode_text(self, params: Params, tokens: Array, lengths: Array) -> Float[Array, "B L D"]:
@@ -187,7 +197,8 @@ class DenoiserTask(Conditioning):
         """The same, with the text encoded: what is said beside the pictures of the batch, under its camera."""
         adapter = None if self.camera is None else self.camera.adapter(self.model)
         dtype = jnp.dtype(self.dtype)
-        return conditioned(self.denoise, adapter, text, params, batch, x, t, causal, dtype)
+        denoise = functools.partial(self.denoise, placed=batch.get("placed"))
+        return conditioned(denoise, adapter, text, params, batch, x, t, causal, dtype)
 
     def denoise(
         self,
@@ -198,9 +209,14 @@ class DenoiserTask(Conditioning):
         frames: np.ndarray | None = None,
         causal: bool | Bool[Array, ""] = False,
         added: Float[Array, "B f2 s E"] | None = None,
+        placed: Bool[Array, "B"] | None = None,
     ) -> Array:
-        """What the denoiser says of noisy latents with this text, at these positions in time."""
+        """What the denoiser says of noisy latents with this text, at these positions in time; clips that are ``placed``
+        have their tokens told where they are."""
         own, dtype = params["transformer"], jnp.dtype(self.dtype)
+        if placed is not None:
+            grid = tuple(n // p for n, p in zip(x.shape[1:4], self.model.patch_size, strict=True))
+            added = places.add(params[places.PART], placed, grid, added)
         context = denoiser.context(self.model, own, text, dtype=dtype)
         how = {"dtype": dtype, "remat": self.remat, "causal": causal, "added": added}
         return denoiser.velocity(self.model, own, x, t, context, frames, **how)

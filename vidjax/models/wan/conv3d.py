@@ -4,7 +4,7 @@ XLA's 3D convolution is slow on CPU, so there are forms of it, picked for the de
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -62,57 +62,101 @@ def conv3d(
 ) -> Float[Array, "B F2 H W D"]:
     """Convolution over space (zero padding, same size) and time (no padding: the past is already in front).
 
-    Its gradient is spelled out, so that it too is picked for the device it is lowered for.
+    Its gradient is spelled out, so that it too is picked for the device it is lowered for. Where there is to be one,
+    the CPU computes frame by frame: more than twice as fast for the pictures of training, but with the windows of a
+    whole frame in memory, which are too large in large pictures.
     """
-    return lax.platform_dependent(
-        x, kernel, cpu=_form(_folded_conv, kernel, time_stride), default=_form(_direct_conv, kernel, time_stride)
-    )
-
-
-def _form(conv: Callable[..., Array], kernel: Array, time_stride: int) -> Callable[[Array, Array], Array]:
-    space = tuple(((k - 1) // 2, k // 2) for k in kernel.shape[1:3])
-    return functools.partial(conv, time_stride=time_stride, space=space)
+    cpu = functools.partial(_folded_conv, time_stride=time_stride)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=functools.partial(_direct_conv, time_stride=time_stride))
 
 
 def _conv3d_forward(x: Array, kernel: Array, time_stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return conv3d(x, kernel, time_stride), (x, kernel)
+    direct = functools.partial(_direct_conv, time_stride=time_stride)
+    cpu = _framed_conv if time_stride == 1 else functools.partial(_folded_conv, time_stride=time_stride)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=direct), (x, kernel)
 
 
 def _conv3d_backward(time_stride: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     def pull_back(conv: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
-        return lambda x, kernel, g: jax.vjp(_form(conv, kernel, time_stride), x, kernel)[1](g)
+        return lambda x, kernel, g: jax.vjp(functools.partial(conv, time_stride=time_stride), x, kernel)[1](g)
 
-    return lax.platform_dependent(*saved, gradient, cpu=pull_back(_matrix_conv), default=pull_back(_direct_conv))
+    cpu = _framed_pull_back if time_stride == 1 else pull_back(_folded_conv)
+    return lax.platform_dependent(*saved, gradient, cpu=cpu, default=pull_back(_direct_conv))
 
 
 conv3d.defvjp(_conv3d_forward, _conv3d_backward)
 
 
-def _direct_conv(x: Array, kernel: Array, time_stride: int, space: Sequence[tuple[int, int]]) -> Array:
+def _padding(size: int) -> tuple[int, int]:
+    return (size - 1) // 2, size // 2
+
+
+def _direct_conv(x: Array, kernel: Array, time_stride: int) -> Array:
+    padding = [(0, 0), *map(_padding, kernel.shape[1:3])]
     return lax.conv_general_dilated(
-        x, kernel, (time_stride, 1, 1), [(0, 0), *space], dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+        x, kernel, (time_stride, 1, 1), padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
     )
 
 
-def _folded_conv(x: Array, kernel: Array, time_stride: int, space: Sequence[tuple[int, int]]) -> Array:
+def _folded_conv(x: Array, kernel: Array, time_stride: int) -> Array:
     # The taps in time folded into channels, a 2D convolution.
     taps = kernel.shape[0]
     F = (x.shape[1] - taps) // time_stride + 1
     parts = [x[:, i : i + (F - 1) * time_stride + 1 : time_stride] for i in range(taps)]
     frames = jnp.concatenate(parts, axis=-1).reshape(-1, *x.shape[2:4], taps * x.shape[4])
     flat = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, kernel.shape[4])
-    y = lax.conv_general_dilated(frames, flat, (1, 1), space, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    padding = [_padding(size) for size in kernel.shape[1:3]]
+    y = lax.conv_general_dilated(frames, flat, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return y.reshape(x.shape[0], F, *y.shape[1:])
 
 
-def _matrix_conv(x: Array, kernel: Array, time_stride: int, space: Sequence[tuple[int, int]]) -> Array:
-    # The window in space as inputs of one matrix product, the taps in time as its outputs: more memory than
-    # `_folded_conv`, but its gradient is two matrix products, half again as fast on CPU.
-    taps, kh, kw, C, D = kernel.shape
-    B, T, H, W, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (0, 0), *space, (0, 0)))
-    window = [padded[:, :, i : i + H, j : j + W] for i in range(kh) for j in range(kw)]
-    flat = kernel.transpose(1, 2, 3, 0, 4).reshape(kh * kw * C, taps * D)
-    y = (jnp.concatenate(window, axis=-1).reshape(-1, kh * kw * C) @ flat).reshape(B, T, H, W, taps, D)
-    F = (T - taps) // time_stride + 1
-    return sum(y[:, i : i + (F - 1) * time_stride + 1 : time_stride, :, :, i] for i in range(taps))
+def _framed_conv(x: Array, kernel: Array) -> Array:
+    # A frame at a time, whose parts of the products stay in cache: its window in space as inputs of a matrix product,
+    # the taps in time as outputs, which are added up to the frames they belong to.
+    taps, *window, _, D = kernel.shape
+    flat = kernel[::-1].transpose(1, 2, 3, 0, 4).reshape(-1, taps * D)
+
+    def step(sums: Array, frame: Array) -> tuple[Array, Array]:
+        return _add_taps(sums, (_windows(frame, *map(_padding, window)) @ flat).reshape(*frame.shape[:3], taps, D))
+
+    sums = jnp.zeros((x.shape[0], *x.shape[2:4], taps, D), x.dtype)
+    return lax.scan(step, sums, x.swapaxes(0, 1))[1][taps - 1 :].swapaxes(0, 1)
+
+
+def _framed_pull_back(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+    # The windows of the gradient's frames serve for both: turned round they meet the kernel, and the frames they saw.
+    taps, *window, C, D = kernel.shape
+    flat = kernel[:, ::-1, ::-1].transpose(1, 2, 4, 0, 3).reshape(-1, taps * C)
+    frames = x.swapaxes(0, 1)
+
+    def step(state: tuple[Array, Array], given: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+        (sums, total), (place, g) = state, given
+        seen = jnp.moveaxis(lax.dynamic_slice_in_dim(frames, place, taps), 0, -2)
+        windows = _windows(g, *(_padding(size)[::-1] for size in window))
+        total += seen.reshape(-1, taps * C).T @ windows.reshape(-1, flat.shape[0])
+        sums, done = _add_taps(sums, (windows @ flat).reshape(*g.shape[:3], taps, C))
+        return (sums, total), done
+
+    sums = jnp.zeros((x.shape[0], *x.shape[2:4], taps, C), x.dtype)
+    start = sums, jnp.zeros((taps * C, flat.shape[0]), x.dtype)
+    places = jnp.arange(gradient.shape[1])
+    (sums, total), done = lax.scan(step, start, (places, gradient.swapaxes(0, 1)))
+    last = jnp.moveaxis(sums, -2, 0)[: taps - 1]
+    total = total.reshape(taps, C, *window, D)[:, :, ::-1, ::-1].transpose(0, 2, 3, 1, 4)
+    return jnp.concatenate([done, last]).swapaxes(0, 1), total
+
+
+def _windows(frame: Float[Array, "B H W C"], *padding: tuple[int, int]) -> Float[Array, "B H W E"]:
+    """What each place sees around it, row by row."""
+    H, W = frame.shape[1:3]
+    padded = jnp.pad(frame, ((0, 0), *padding, (0, 0)))
+    rows, columns = (range(sum(sides) + 1) for sides in padding)
+    return jnp.concatenate([padded[:, i : i + H, j : j + W] for i in rows for j in columns], axis=-1)
+
+
+def _add_taps(
+    sums: Float[Array, "B H W t D"], new: Float[Array, "B H W t D"]
+) -> tuple[Float[Array, "B H W t D"], Float[Array, "B H W D"]]:
+    """The sums of the frames to come, after ``new`` is added to this one's and theirs, and this one's."""
+    sums += new
+    return jnp.concatenate([sums[..., 1:, :], jnp.zeros_like(sums[..., :1, :])], axis=-2), sums[..., 0, :]
