@@ -65,6 +65,12 @@ def test_epochs_are_whole_and_differently_ordered():
     assert list(other) != list(first)
 
 
+def test_batches_of_one():
+    """What counts the batches of an endless loader must hold the number of its examples."""
+    rows = [batch["index"].item() for batch in take(make_loader(Few(), keep, 1, seed=0), 10)]
+    assert sorted(rows) == list(range(10))
+
+
 def test_processes_share_each_batch_in_order():
     """A job that resumes on another number of hosts would train on other batches."""
     whole = take(make_loader(Few(), keep, 6, seed=0), 4)

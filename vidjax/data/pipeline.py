@@ -11,6 +11,9 @@ from vidjax.config import CONFIG_MODULE
 from vidjax.data.buckets import weighted
 from vidjax.errors import InputError
 
+ENDLESS = 2**52
+"""Examples until a loader would end."""
+
 
 def make_loader(
     source: Any,
@@ -81,7 +84,9 @@ def _batches(
 def _of_one_shape(
     source: Any, transform: Callable, batch_size: int, seed: int, blocks: Sequence[int], count: int
 ) -> grain.MapDataset:
-    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None).random_map(transform)
+    # grain's own endless repetition overflows at batches of one. Whole batches: all blocks have as many.
+    epochs = ENDLESS // (len(source) * batch_size) * batch_size
+    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs).random_map(transform)
     # Every count-th block of all batches is the same block of its batch: the rows keep their global order.
     parts = [examples.batch(batch_size // count)[block::count] for block in blocks]
     return parts[0] if len(parts) == 1 else grain.experimental.ZipMapDataset(parts).map(_join)

@@ -77,10 +77,10 @@ class AutoencoderTask:
             loss=self.loss,
             source=self.data.open("train"),
             transform=self.transform,
-            evaluate=lambda params, key: evaluate(self.model, _own(params), test, self.eval_clips),
+            evaluate=lambda params, key: evaluate(self.model, own_params(params), test, self.eval_clips),
             rules=VAE_RULES,
             export=self.export,
-            sample=lambda params, key: reconstructions(self.model, _own(params), test),
+            sample=lambda params, key: reconstructions(self.model, own_params(params), test),
             start=None if self.start is None else self.begin,
             data=self.data.name(),
             frozen={} if vgg is None else {VGG: jax.device_put(vgg, whole)},
@@ -122,7 +122,7 @@ class AutoencoderTask:
         """
         place = Path(self.start).expanduser()
         layout = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        params = folder.read_part(place, "vae", self.model, "float32", _own(layout))
+        params = folder.read_part(place, "vae", self.model, "float32", own_params(layout))
         if self.adversarial is None:
             return params
         new = functools.partial(adversarial.init, self.adversarial)
@@ -138,7 +138,7 @@ class AutoencoderTask:
     def loss(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         """Traceable; see the class."""
         x = from_uint8(batch["video"])
-        own = _own(params)
+        own = own_params(params)
         (mean, log_variance), _ = vae.encode_chunk(self.model, own, None, x)
         z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
         # Not clipped: a gradient must bring back what is out of range.
@@ -160,7 +160,7 @@ class AutoencoderTask:
 
     def export(self, params: Params, out: Path) -> None:
         """Write the part ``vae``, with the statistics of its latents."""
-        params = _own(params)
+        params = own_params(params)
         train = self.data.open("train")
         count = min(STATISTICS_CLIPS, len(train))
         clips = (train[int(i)]["video"] for i in np.linspace(0, len(train) - 1, count))
@@ -175,7 +175,7 @@ class AutoencoderTask:
         folder.write_part(out, "vae", config, params)
 
 
-def _own(params: Params) -> Params:
+def own_params(params: Params) -> Params:
     """What is the autoencoder's."""
     return {name: part for name, part in params.items() if name not in (DISCRIMINATOR, VGG)}
 
