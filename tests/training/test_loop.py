@@ -325,10 +325,11 @@ def test_starts_from_given_parameters(tmp_path):
     assert np.all(np.asarray(state.ema["dense"]["kernel"]) == 3.0)
 
 
-def test_smoke_and_export(tmp_path):
+def test_smoke_and_export(tmp_path, capsys):
     """`--smoke` on a mesh that this machine lacks, then the published folder holds the averaged parameters."""
     config = dataclasses.replace(load_config(CONFIG), steps=10**6, batch_size=1024, mesh=MeshConfig(fsdp=256))
     state = train(config, tmp_path, smoke=True)
+    assert "smoke: 8 devices do not make MeshConfig(data=1, fsdp=256" in capsys.readouterr().err
     assert int(state.step) == 20
     assert json.loads((tmp_path / "config.json").read_text())["task"]["note"] == "smoke"
     export(tmp_path, tmp_path / "out", config=config)

@@ -1,5 +1,6 @@
 """Training: `train` runs a configuration, `export` publishes what came of it."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,9 @@ def train(config: "TrainConfig", workdir: Any, smoke: bool = False) -> "TrainSta
     from vidjax.training.loop import fit
 
     if smoke:
-        config = shrink(config, jax.device_count())
+        asked, config = config.mesh, shrink(config, jax.device_count())
+        if config.mesh != asked and jax.process_index() == 0:
+            print(f"smoke: {jax.device_count()} devices do not make {asked}; all share the batch", file=sys.stderr)
     if config.wandb is not None:
         import_wandb()  # or say that it is missing, before the task reads or renders its data
     task = config.task.make(config)
