@@ -3,7 +3,7 @@
 Data:     a folder that `vidjax data CLIPS data/mine` made of clips and captions.
 Hardware: two CPU cores for the bundled model's; the published ones want an accelerator.
 Command:  vidjax train configs/decoder.py task.data.folder=data/mine task.vae=MODEL --workdir runs/decoder
-Result:   runs/decoder/export/vae, to be put in place of the folder's `vae`: denoisers that know its latents need no training.
+Result:   runs/decoder/export/vae, to be put in place of the folder's `vae`; what knows its latents needs no training.
 """
 
 from vidjax.config import MeshConfig, OptimizerConfig, TrainConfig

@@ -13,6 +13,7 @@ import pytest
 import vidjax
 from vidjax.config import OptimizerConfig, TrainConfig
 from vidjax.data.buckets import weighted
+from vidjax.data.latents import Latents
 from vidjax.data.pipeline import make_loader
 from vidjax.data.shapes import COLOURS, SHAPES, parse, scene_to_json, training_scene
 from vidjax.data.source import ClipData, FolderData
@@ -43,7 +44,7 @@ def pictures():
     from vidjax.data.shapes.stills import Stills
     from vidjax.training.references import Pictures
 
-    return Pictures(Tables(Portraits(16, 32)), Tables(Stills(16, 32)))
+    return {(1, 2): Pictures(Tables(Portraits(16, 32)), Tables(Stills(16, 32)))}
 
 
 class Clips:
@@ -102,18 +103,37 @@ def test_pictures_are_of_the_subject_and_of_the_style(pictures):
             assert found.latents["references"].shape == (count, 1, 2, 4)
             assert found.latents["references"].dtype == np.float32
             assert len({*which}) == count, "each picture once"
-            assert {*which} <= {*pictures.portraits.source.of(subject)}
+            assert {*which} <= {*pictures[1, 2].portraits.source.of(subject)}
             told = bool({*text.replace(",", "").split()} & {*COLOURS, *SHAPES})
             assert told == ("subject" not in found.show)
             seen["told", told] += 1
         if style:
             assert found.latents["style"].shape == (1, 1, 2, 4)
-            assert found.latents["style"][0, 0, 0, 0] in pictures.stills.source.like(scene)
+            assert found.latents["style"][0, 0, 0, 0] in pictures[1, 2].stills.source.like(scene)
             assert scene.style == "plain" or parse(text).style == "plain"
         if not (count or style):
             assert text == data.caption(example, np.random.default_rng(i)), "as without pictures"
     share = seen["told", True] / (seen["told", True] + seen["told", False])
     assert 0.1 < share < 0.3
+
+
+def test_pictures_are_as_large_as_their_clip(tiny, monkeypatch, tmp_path):
+    """Beside a clip of another shape they have no places."""
+
+    def encoded(config, params, source, folder, name):
+        latents = np.full((len(source), 1, source.height // 16, source.width // 16, 4), source.width, np.float16)
+        return Latents(latents, source)
+
+    monkeypatch.setattr(references, "open_latents", encoded)
+    data = ClipData(height=32, width=64, num_long_clips=1, num_oblong_clips=2)
+    gallery = references.open_pictures(tiny.config.vae, {}, data, tmp_path)
+    assert gallery.keys() == {(2, 4), (2, 6), (3, 4)}
+    scene = next(scene for scene in data.scenes(9) if len(scene.subjects) == 1)
+    example = {"latents": np.zeros((5, 2, 6, 4)), "scene": scene_to_json(scene), "beside": (2, True)}
+    found = see(data, gallery, example, np.random.default_rng(0)).latents
+    assert found["references"].shape == (2, 2, 6, 4)
+    assert (found["references"] == 96).all()
+    assert found["style"].shape == (1, 2, 6, 4)
 
 
 def test_batches_have_pictures_of_one_number(pictures):

@@ -1,6 +1,7 @@
 """Which clips a task is trained on, and where they lie."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -84,7 +85,8 @@ class ClipData:
 
     Sizes are in pixels; ``seed`` chooses the scenes. For training there are also ``num_long_clips`` of ``long_frames``:
     what takes the whole clip is slower in them, so that they are good for windows behind the first alone. And there are
-    ``num_camera_clips``, whose cameras do several things at once, at any speed: for models with a camera adapter.
+    ``num_camera_clips``, whose cameras do several things at once, at any speed: for models with a camera adapter; and
+    ``num_oblong_clips``, half of which are half as wide again, half as high again, and show more of the world.
     """
 
     folder: str = "~/.cache/vidjax/data"
@@ -97,37 +99,48 @@ class ClipData:
     num_long_clips: int = 0
     long_frames: int = 33
     num_camera_clips: int = 0
+    num_oblong_clips: int = 0
 
     def open(self, split: str) -> Any:
         """Random access to the split ``train`` or ``test`` (compositions kept from training)."""
         from vidjax.data.shapes.builder import load_shapes
 
-        folder = Path(self.folder).expanduser()
-        size = {name: getattr(self, name) for name in ("num_test_clips", "height", "width", "seed")}
-        sources = [load_shapes(folder, split, num_clips=self.num_clips, num_frames=self.num_frames, **size)]
+        size = {name: getattr(self, name) for name in ("num_test_clips", "num_frames", "height", "width", "seed")}
+        load = functools.partial(load_shapes, Path(self.folder).expanduser(), split)
+        sources = [load(num_clips=self.num_clips, **size)]
         if split == "train" and self.num_long_clips:
-            count = {"num_clips": self.num_long_clips, "num_frames": self.long_frames}
-            sources.append(load_shapes(folder, split, **count, **size))
+            sources.append(load(num_clips=self.num_long_clips, **size | {"num_frames": self.long_frames}))
         if split == "train" and self.num_camera_clips:
-            count = {"num_clips": self.num_camera_clips, "num_frames": self.num_frames}
-            sources.append(load_shapes(folder, split, drifting=True, **count, **size))
+            sources.append(load(num_clips=self.num_camera_clips, drifting=True, **size))
+        if split == "train" and self.num_oblong_clips:
+            halves = self.num_oblong_clips - self.num_oblong_clips // 2, self.num_oblong_clips // 2
+            for count, (height, width) in zip(halves, self._oblong(), strict=True):
+                if count:
+                    sources.append(load(num_clips=count, **size | {"height": height, "width": width}))
         return sources[0] if len(sources) == 1 else Bucketed(tuple(sources))
+
+    def _oblong(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Height and width of the clips that are wider, and of those that are higher."""
+        return (self.height, 3 * self.width // 2), (3 * self.height // 2, self.width)
 
     def name(self) -> str:
         """A file name that tells these clips from others."""
         size = f"{self.num_frames}x{self.height}x{self.width}"
         long = f"-{self.num_long_clips}x{self.long_frames}" if self.num_long_clips else ""
         camera = f"-camera{self.num_camera_clips}" if self.num_camera_clips else ""
-        return f"shapes-{size}-{self.num_clips}-{self.num_test_clips}{long}{camera}-seed{self.seed}"
+        oblong = f"-oblong{self.num_oblong_clips}" if self.num_oblong_clips else ""
+        return f"shapes-{size}-{self.num_clips}-{self.num_test_clips}{long}{camera}{oblong}-seed{self.seed}"
 
     def buckets(self) -> tuple[Bucket, ...]:
         """The shapes of the clips."""
         lengths = (self.num_frames, self.long_frames) if self.num_long_clips else (self.num_frames,)
-        return tuple(Bucket(length, self.height, self.width) for length in lengths)
+        own = [Bucket(length, self.height, self.width) for length in lengths]
+        oblong = self._oblong()[: self.num_oblong_clips]  # of one there is none to be higher
+        return (*own, *(Bucket(self.num_frames, *size) for size in oblong))
 
     def smoke(self) -> "ClipData":
         """A copy with a few clips."""
-        few = {name: min(getattr(self, name), 8) for name in ("num_long_clips", "num_camera_clips")}
+        few = {name: min(getattr(self, name), 8) for name in ("num_long_clips", "num_camera_clips", "num_oblong_clips")}
         return dataclasses.replace(self, num_clips=32, num_test_clips=8, **few)
 
     def scene(self, example: dict[str, Any]) -> Scene:

@@ -86,17 +86,12 @@ def pose_row(
 
     How a flat world is told in space, by turning or moving, by focal length or nearness, is drawn.
     """
-    frames, height, width = _size(data, example)
+    latents, height, width = example["latents"].shape[:3]
     moves, nears = rng.random(2) < 0.5
     which = frames_of_latents(start, count, FRAMES)
+    frames = 1 + FRAMES * (latents - 1)
     path = camera_path(data.scene(example), frames, height, width, which, bool(moves), bool(nears))
     return {**path._asdict(), "rays_known": np.bool_(shown.rays)}
-
-
-def _size(data: SceneData, example: dict[str, Any]) -> tuple[int, int, int]:
-    """Frames of the whole clip, and pixels of the data's one size."""
-    bucket = data.buckets()[0]
-    return 1 + FRAMES * (len(example["latents"]) - 1), bucket.height, bucket.width
 
 
 def added_tokens(

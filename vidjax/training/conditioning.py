@@ -19,7 +19,7 @@ from vidjax.models.wan.vae import VAEConfig
 from vidjax.training import camera as cameras
 from vidjax.training.camera import CameraTraining
 from vidjax.training.references import (
-    Pictures,
+    Gallery,
     beside,
     check_shares,
     open_pictures,
@@ -38,7 +38,7 @@ class Clips(NamedTuple):
 
     train: Any
     test: Any
-    pictures: Pictures | None
+    pictures: Gallery | None
     name: str
 
 
@@ -106,7 +106,7 @@ class Conditioning:
         return Clips(train, test, pictures, f"{self.data.name()}-{fingerprint(config, params)}")
 
     def example(
-        self, caption_row: Row, pictures: Pictures | None, example: dict[str, Any], rng: np.random.Generator
+        self, caption_row: Row, pictures: Gallery | None, example: dict[str, Any], rng: np.random.Generator
     ) -> Example:
         """An example of the training clips as a row of a batch: ``latents``, what ``caption_row`` makes of one of the
         captions, latents of pictures beside it, poses of the camera."""

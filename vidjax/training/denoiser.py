@@ -23,7 +23,7 @@ from vidjax.training import caption_swap, places, probe
 from vidjax.training.causal import check_causal_share
 from vidjax.training.conditioning import Conditioning, conditioned
 from vidjax.training.flow_matching import flow_loss, held_out_losses
-from vidjax.training.references import Pictures, num_tokens, untold_captions
+from vidjax.training.references import Gallery, num_tokens, untold_captions
 from vidjax.training.samples import Parts, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import token_row
@@ -157,7 +157,7 @@ class DenoiserTask(Conditioning):
         tokenizer: tokenizers.Tokenizer,
         example: dict,
         rng: np.random.Generator,
-        pictures: Pictures | None = None,
+        pictures: Gallery | None = None,
     ) -> dict[str, Any]:
         """Latents, those of pictures beside the example, the camera's poses, the tokens of one of the captions, and the
         factors, where known, it tells (-1: left out)."""

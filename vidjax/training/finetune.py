@@ -26,7 +26,7 @@ from vidjax.training.causal import check_causal_model
 from vidjax.training.conditioning import Conditioning, conditioned, latents_row
 from vidjax.training.flow_matching import BatchVelocity, flow_loss, held_out_losses
 from vidjax.training.lora import LoRAConfig
-from vidjax.training.references import Pictures, num_tokens
+from vidjax.training.references import Gallery, num_tokens
 from vidjax.training.samples import Denoise, Encode, Parts, Row, sample_clips, stack
 from vidjax.training.task import Task
 from vidjax.training.texts import encoded_ahead, encoded_in_step
@@ -162,7 +162,7 @@ class FinetuneTask(Conditioning):
         return parts | jax.jit(drawn, out_shardings=others)(key)
 
     def _transform(
-        self, caption_row: Row, pictures: Pictures | None, example: dict, rng: np.random.Generator
+        self, caption_row: Row, pictures: Gallery | None, example: dict, rng: np.random.Generator
     ) -> dict[str, Any]:
         return self.example(caption_row, pictures, example, rng).row
 

@@ -36,6 +36,10 @@ class Pictures(NamedTuple):
     stills: Latents
 
 
+Gallery = Mapping[tuple[int, int], Pictures]
+"""Pictures for clips of each size, by the height and width of their latents."""
+
+
 class Seen(NamedTuple):
     """What is beside an example: ``latents``, under the names of their part in a batch, and what they ``show``."""
 
@@ -76,15 +80,17 @@ def check_shares(data: DataConfig, reference_share: float, style_share: float) -
         raise InputError(f"reference_share={reference_share}, style_share={style_share}: must leave examples without")
 
 
-def open_pictures(config: VAEConfig, params: Params, data: SceneData, folder: Path) -> Pictures:
+def open_pictures(config: VAEConfig, params: Params, data: SceneData, folder: Path) -> Gallery:
     """Latents of portraits of every subject and of stills in every style, computed at the first call and kept."""
-    bucket = data.buckets()[0]
 
     def of(name: str, source: Portraits | Stills) -> Latents:
         return open_latents(config, params, source, folder, f"{name}-{source.height}x{source.width}-{source.each}")
 
-    size = bucket.height, bucket.width
-    return Pictures(of("portraits", Portraits(*size)), of("stills", Stills(*size)))
+    gallery = {}
+    for size in dict.fromkeys((bucket.height, bucket.width) for bucket in data.buckets()):
+        pictures = Pictures(of("portraits", Portraits(*size)), of("stills", Stills(*size)))
+        gallery[pictures.stills.latents.shape[2:4]] = pictures
+    return gallery
 
 
 def with_pictures(source: Any, data: SceneData, reference_share: float, style_share: float) -> Bucketed:
@@ -104,12 +110,13 @@ def with_pictures(source: Any, data: SceneData, reference_share: float, style_sh
     return Bucketed(*zip(*((part, weight) for part, weight in parts if weight), strict=True))
 
 
-def see(data: DataConfig, pictures: Pictures | None, example: Mapping[str, Any], rng: np.random.Generator) -> Seen:
+def see(data: DataConfig, gallery: Gallery | None, example: Mapping[str, Any], rng: np.random.Generator) -> Seen:
     """Pictures for an example, where it says that some are beside it; which ones is ``rng``'s choice."""
     references, style = example.get("beside", (0, False))
     if not references and not style:
         return Seen({}, ())
     scene, latents, show = data.scene(example), {}, []
+    pictures = gallery[example["latents"].shape[1:3]]
     if references:
         of = pictures.portraits.source.of(scene.subjects[0])
         latents["references"] = pictures.portraits.latents[rng.choice(of, references, replace=False), 0]
