@@ -188,6 +188,15 @@ def test_full_disk_stops_the_run_and_loses_nothing(tmp_path):
     assert metric_lines(tmp_path / "full") == metric_lines(tmp_path / "alone")
 
 
+def test_a_folder_named_from_here(tmp_path, monkeypatch):
+    """The form of every command in the README; Orbax takes no such path."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config(CONFIG, ["steps=5"])
+    state = train(config, "runs/one")
+    assert (tmp_path / "runs" / "one" / "checkpoints" / "5").is_dir()
+    assert_bitwise(train(config, "runs/one"), state)
+
+
 def test_all_checkpoints_damaged(whole, tmp_path):
     """Starting again from nothing, silently, would overwrite a long run."""
     shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)

@@ -1,6 +1,7 @@
 """Checkpoints of a run (Orbax): state and position in the data in one commit, saved in the background."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +31,8 @@ def open_checkpoints(directory: Any, keep_last: int, keep_every: int | None = No
     Raises:
       CheckpointError: it is no folder, and cannot become one.
     """
-    directory = epath.Path(directory)
+    # Orbax takes absolute paths only; an address is one.
+    directory = epath.Path(directory if "://" in str(directory) else os.path.abspath(directory))
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
