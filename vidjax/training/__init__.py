@@ -22,6 +22,7 @@ def train(config: "TrainConfig", workdir: Any, smoke: bool = False) -> "TrainSta
     from vidjax.parallel.gathering import to_first
     from vidjax.training.boards import import_wandb
     from vidjax.training.loop import fit
+    from vidjax.training.workdir import is_local
 
     if smoke:
         asked, config = config.mesh, shrink(config, jax.device_count())
@@ -31,7 +32,7 @@ def train(config: "TrainConfig", workdir: Any, smoke: bool = False) -> "TrainSta
         import_wandb()  # or say that it is missing, before the task reads or renders its data
     task = config.task.make(config)
     state = fit(task, config, workdir)
-    if task.export is not None and "://" not in str(workdir):
+    if task.export is not None and is_local(workdir):
         params = to_first(state.ema)
         if jax.process_index() == 0:
             task.export(params, Path(workdir) / "export")

@@ -14,6 +14,7 @@ import jax
 from etils import epath
 
 from vidjax.errors import InputError
+from vidjax.training.workdir import is_local
 from vidjax.video import Video
 
 
@@ -45,7 +46,7 @@ def open_tensorboard(workdir: Any, step: int) -> Iterator[list[Board]]:
     Yields none without tensorboardX, for object stores, and in processes other than 0.
     """
     installed = importlib.util.find_spec("tensorboardX") is not None
-    if not installed or "://" in str(workdir) or jax.process_index() != 0:
+    if not installed or not is_local(workdir) or jax.process_index() != 0:
         yield []
         return
     from tensorboardX import SummaryWriter
@@ -117,7 +118,7 @@ def open_wandb(
             kinds = {*stored["shown"], *written}
             shown = {kind: max(steps.get(kind, -1) for steps in (stored["shown"], written)) for kind in kinds}
             known = {"id": stored["id"], "shown": shown}
-    folder = None if "://" in str(workdir) else str(workdir)
+    folder = str(workdir) if is_local(workdir) else None
     try:
         run = wandb.init(
             project=project,

@@ -14,6 +14,7 @@ from orbax.checkpoint import v1 as ocp
 from vidjax.errors import CheckpointError
 from vidjax.training.checksum import checksums, differing
 from vidjax.training.state import TrainState
+from vidjax.training.workdir import is_local
 from vidjax.typing import Params, PyTree
 from vidjax.weights.tensor_file import listed
 
@@ -32,7 +33,7 @@ def open_checkpoints(directory: Any, keep_last: int, keep_every: int | None = No
       CheckpointError: it is no folder, and cannot become one.
     """
     # Orbax takes absolute paths only; an address is one.
-    directory = epath.Path(directory if "://" in str(directory) else os.path.abspath(directory))
+    directory = epath.Path(os.path.abspath(directory) if is_local(directory) else directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -50,39 +50,37 @@ class DecoderTask:
         """
         place = Path(self.vae).expanduser()
         stored = folder.read_config(place, "vae")
-        asked = {"decoder_base_dim": self.decoder_base_dim} if self.decoder_base_dim else {}
-        model = dataclasses.replace(stored, **asked)
-        whole = self._autoencoder(model).make(config)
+        model = dataclasses.replace(stored, decoder_base_dim=self.decoder_base_dim or stored.decoder_base_dim)
+        whole = self._autoencoder(model, start=self.vae if model == stored else None).make(config)
         everywhere = NamedSharding(make_mesh(**dataclasses.asdict(config.mesh)), PartitionSpec())
         read = folder.read_part(place, "vae", stored, "float32")
         encoder = {name: jax.device_put(read[name], everywhere) for name in ENCODER}
 
-        def init(key: Array) -> Params:
-            return {name: part for name, part in whole.init(key).items() if name not in ENCODER}
-
         def start(abstract: PyTree, key: Array) -> Params:
-            layout = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-            own = folder.read_part(place, "vae", stored, "float32")
-            new = jax.jit(init, out_shardings=layout)(key)
-            return {name: jax.device_put(own.get(name, part), layout[name]) for name, part in new.items()}
+            return _trained(whole.start({**abstract, **encoder}, key))
 
         def export(params: Params, out: Path) -> None:
             folder.write_part(out, "vae", model, own_params({**encoder, **params}))
 
         return whole._replace(
-            init=init,
-            start=None if model != stored else start,
+            init=lambda key: _trained(whole.init(key)),
+            start=None if whole.start is None else start,
             evaluate=lambda params, key: whole.evaluate({**encoder, **params}, key),
             sample=lambda params, key: whole.sample({**encoder, **params}, key),
             export=export,
             frozen={**whole.frozen, **encoder},
         )
 
-    def _autoencoder(self, model: vae.VAEConfig) -> AutoencoderTask:
+    def _autoencoder(self, model: vae.VAEConfig, start: str | None) -> AutoencoderTask:
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del shared["vae"], shared["decoder_base_dim"]
-        return AutoencoderTask(model, kl_weight=0.0, **shared)
+        return AutoencoderTask(model, kl_weight=0.0, start=start, **shared)
 
     def smoke(self) -> "DecoderTask":
         """A copy for seconds; the autoencoder stays as it is."""
         return dataclasses.replace(self, data=self.data.smoke(), eval_clips=2)
+
+
+def _trained(params: Params) -> Params:
+    """All but what makes the latents."""
+    return {name: part for name, part in params.items() if name not in ENCODER}

@@ -13,6 +13,7 @@ import jax
 from etils import epath
 
 from vidjax.training.boards import Board, Clip
+from vidjax.training.workdir import is_local
 from vidjax.video import Video
 
 MEASURED = (
@@ -34,7 +35,7 @@ class MetricsFile:
         self._boards = boards
         self._writes = jax.process_index() == 0
         # Object stores cannot append: there the whole file, a line per interval, is written again.
-        self._local = "://" not in str(workdir)
+        self._local = is_local(workdir)
         if self._writes:
             self._rewrite()
 
