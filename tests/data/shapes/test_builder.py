@@ -84,3 +84,17 @@ def test_captions_of_the_set_are_fixed():
     """The stored caption is a function of the seed and the number, so a set can be made again elsewhere."""
     scene = training_scene(3, 0)
     assert caption(scene, np.random.default_rng((3, 0, 1))) == caption(scene, np.random.default_rng((3, 0, 1)))
+
+
+def test_unguarded_script_is_refused(tmp_path):
+    """Renderers begin by reading the script that starts them: one without a guard waited for itself for ever."""
+    script = tmp_path / "script.py"
+    size = "num_clips=256, num_test_clips=1, num_frames=1, height=8, width=8"
+    script.write_text(
+        f"from vidjax.data.shapes.builder import load_shapes\nload_shapes({str(tmp_path / 'data')!r}, {size})\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert ended.returncode != 0
+    assert "InputError: clips are rendered by processes" in ended.stderr.splitlines()[-1]
+    script.write_text(script.read_text().replace("\nload", "\nif __name__ == '__main__':\n    load"))
+    subprocess.run([sys.executable, script], capture_output=True, timeout=120, check=True)

@@ -9,6 +9,8 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import numpy as np
@@ -23,6 +25,10 @@ from vidjax.errors import InputError
 _SCENES = {"train": training_scene, "test": held_out_scene}
 _WORTH_A_POOL = 256
 """Fewer clips than this are rendered faster than worker processes start."""
+_UNGUARDED = (
+    "clips are rendered by processes that begin by reading your script, and could not begin: in a script, call this "
+    'under `if __name__ == "__main__":`'
+)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -82,8 +88,11 @@ class ShapesWorld(tfds.core.GeneratorBasedBuilder):
             yield from enumerate(map(make, range(count)))
             return
         # Not fork: this process may run threads (JAX does), which a fork would leave in the middle of things.
-        with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-            yield from enumerate(pool.imap(make, range(count), chunksize=16))
+        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+            try:
+                yield from enumerate(pool.map(make, range(count), chunksize=16))
+            except BrokenProcessPool as error:
+                raise InputError(_UNGUARDED) from error
 
 
 def load_shapes(
@@ -104,7 +113,7 @@ def load_shapes(
     `split` is 'train', 'test' or a TFDS slice of one ('train[:100]'). `len(source)` and `source[i]` work; an item is a
     dict of `video` (uint8 [F, H, W, 3]), `caption` and `scene` (bytes, UTF-8). The first call renders on all cores in
     spawned processes: in a script keep it under `if __name__ == "__main__"`.
-    Raises `InputError` for an unknown split or a size or count below 1.
+    Raises `InputError` for an unknown split, a size or count below 1, or a script without that line.
     """
     if split.partition("[")[0] not in _SCENES:
         raise InputError(f"the shapes world has no split {split!r}; its splits are 'train' and 'test'")
@@ -124,6 +133,10 @@ def load_shapes(
     )
     builder = ShapesWorld(data_dir=os.fspath(data_dir), config=config)
     if not builder.is_prepared():
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise InputError(
+                _UNGUARDED
+            )  # a renderer that reads the script; it would wait for the one that waits for it
         # Of several processes one renders, and the others wait for it.
         pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
         with FileLock(pathlib.Path(data_dir) / f".{builder.name}-{config.name}.lock"):
