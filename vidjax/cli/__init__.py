@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from vidjax.cli import benchmark, data, evaluate, export, generate, plan, train
+from vidjax.cli import adapt, benchmark, data, evaluate, export, generate, plan, train
 from vidjax.errors import InputError
 
 COMMANDS = {
@@ -21,6 +21,7 @@ COMMANDS = {
     "data": (data.Data, data.run),
     "train": (train.Train, train.run),
     "export": (export.Export, export.run),
+    "adapt": (adapt.Adapt, adapt.run),
     "evaluate": (evaluate.Evaluate, evaluate.run),
     "benchmark": (benchmark.Benchmark, benchmark.run),
     "plan": (plan.Plan, plan.run),
