@@ -11,7 +11,7 @@ from vidjax.errors import InputError
 from vidjax.model import bundled, read_config
 from vidjax.models.wan import denoiser, vae
 from vidjax.models.wan.denoiser import patchify
-from vidjax.training.adapt import Linear, adapt, fit, move
+from vidjax.training.adapt import Linear, adapt, fit, in_parts, move
 from vidjax.weights import folder
 
 OTHER = vae.VAEConfig(
@@ -89,12 +89,34 @@ def test_adapted_model_is_whole(tmp_path, autoencoder):
     assert video.frames.shape == (5, 64, 64, 3)
 
 
+def test_halved_tokens_are_mapped_from_those_they_are_of(tmp_path, autoencoder):
+    """Four tokens of one, each of its own quarter of the same pixels: others would be mapped to noise."""
+    data = ClipData(str(tmp_path / "data"), 4, 2)
+    explained = adapt(None, autoencoder, tmp_path / "model", data, num_clips=3, halvings=1)
+    config = read_config(tmp_path / "model")
+    own = read_config(bundled())
+    assert config.size_multiple == tuple(n // 2 for n in own.size_multiple)
+    assert explained < 1
+    video = vidjax.generate(
+        vidjax.load(str(tmp_path / "model")), "a red heart at sea", num_frames=5, num_inference_steps=1
+    )
+    assert video.frames.shape == (5, 64, 64, 3)
+    latents = np.arange(2 * 4 * 8 * 3, dtype=np.float32).reshape(1, 2, 4, 8, 3)
+    large = np.asarray(patchify(jnp.asarray(latents), (1, 4, 4)))
+    parts = in_parts(large.reshape(-1, large.shape[-1]), (1, 2, 2), 2)
+    corner = latents[0, 1, 2:4, 4:6].reshape(-1)  # lower left of the second frame's right token
+    np.testing.assert_array_equal(parts[3 * 4 + 2], corner)
+
+
 def test_refused_before_anything_is_read(tmp_path, autoencoder):
     data = ClipData(str(tmp_path / "data"), 4, 2)
     with pytest.raises(InputError, match="choose another folder"):
         adapt(None, autoencoder, tmp_path, data)
     with pytest.raises(InputError, match="num_clips=0"):
         adapt(None, autoencoder, tmp_path / "new", data, num_clips=0)
+    for halvings in (-1, 3):
+        with pytest.raises(InputError, match=f"halvings={halvings}: a token of .* 4 x 4 latents"):
+            adapt(None, autoencoder, tmp_path / "new", data, halvings=halvings)
     coarse = tmp_path / "coarse"
     # As many latents of 48 x 48 pixels do not make a token of 32 x 32.
     folder.write_config(coarse, "vae", OTHER.__class__(**{**vars(OTHER), "temperal_downsample": (True, False)}))

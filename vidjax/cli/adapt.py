@@ -20,6 +20,8 @@ class Adapt:
     """A dataset of vidjax data, whose clips both autoencoders are compared on; else of the shapes world."""
     num_clips: int = 2000
     """How many of them."""
+    halvings: int = 0
+    """How often the side of a token is halved: once makes four of one, for finer detail in four times the time."""
 
 
 def run(command: Adapt) -> None:
@@ -28,5 +30,5 @@ def run(command: Adapt) -> None:
     from vidjax.training.adapt import adapt
 
     data = FolderData(command.data) if command.data else ClipData()
-    explained = adapt(command.model, command.vae, command.out, data, command.num_clips)
+    explained = adapt(command.model, command.vae, command.out, data, command.num_clips, command.halvings)
     print(f"{command.out}: of its former latents {explained:.0%} is told by the new ones; train it on to tell the rest")

@@ -7,6 +7,8 @@ from typing import Literal
 
 import tyro
 
+from vidjax.cli.host_memory import keep_host_memory
+
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
@@ -34,6 +36,8 @@ class Benchmark:
 
 def run(command: Benchmark) -> None:
     """``vidjax benchmark``."""
+    if command.what == "train":
+        keep_host_memory()  # as vidjax train does
     from vidjax import benchmark
 
     if command.what == "load":

@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from vidjax.cli.compilation_cache import keep_compiled
+from vidjax.cli.host_memory import keep_host_memory
 from vidjax.cli.processes import Processes, join
 
 
@@ -26,6 +27,7 @@ class Train:
 
 def run(command: Train) -> None:
     """``vidjax train``."""
+    keep_host_memory()
     from vidjax.config import load_config
 
     config = load_config(command.config, command.overrides)

@@ -22,6 +22,7 @@ from vidjax.errors import InputError
 from vidjax.model import ModelConfig, bundled, read_config
 from vidjax.models.wan.denoiser import DenoiserConfig, patchify
 from vidjax.models.wan.vae import VAEConfig
+from vidjax.training.finer_tokens import farther
 from vidjax.typing import Float, Params
 from vidjax.weights import folder, hub
 
@@ -43,43 +44,55 @@ class Linear(NamedTuple):
     explained: float
 
 
-def adapt(model: str | Path | None, vae: str | Path, out: str | Path, data: DataConfig, num_clips: int = 2000) -> float:
+def adapt(
+    model: str | Path | None,
+    vae: str | Path,
+    out: str | Path,
+    data: DataConfig,
+    num_clips: int = 2000,
+    halvings: int = 0,
+) -> float:
     """Write a copy of a model with another folder's autoencoder and a denoiser that begins to know its latents.
 
-    Its tokens stay what they are, the same pixels of the same frames. Train on with `FinetuneTask(model=out)`.
+    Its tokens stay what they are, the same pixels of the same frames, unless they are halved. Train on with
+    `FinetuneTask(model=out)`.
 
     Args:
       model: a folder in the published layout or a hub id; None: the bundled model.
       vae: a folder with a part ``vae``.
       data: its first clips, of training, are what both autoencoders are compared on.
+      halvings: how often the side of a token is halved.
 
     Returns:
       The share, from 0 to 1, of the variance of the model's own latents that the new ones explain.
 
     Raises:
       InputError: the model has two denoisers or is given pictures as channels, or tokens of the same pixels cannot be
-        made of such latents, or ``out`` is there already, or there are no clips.
+        made of such latents or halved so often, or ``out`` is there already, or there are no clips.
       WeightsError: a folder cannot be read.
     """
     path = bundled() if model is None else hub.find(str(model))
     own, place, out = read_config(path), Path(vae).expanduser(), Path(out)
     other = folder.read_config(place, "vae")
-    moved = _moved(path, own, other)
+    moved = _moved(path, own, other, halvings)
     if out.exists():
         raise InputError(f"{out} is there already; choose another folder")
     if num_clips < 1:
         raise InputError(f"num_clips={num_clips}: must be at least 1")
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     groups = first_examples(data.open("train"), num_clips)
-    before = _patches(path, own.vae, own.transformer.patch_size, groups)
-    after = _patches(place, other, moved.patch_size, groups)
+    parts = 2**halvings
+    before = _patches(path, own.vae, own.transformer.patch_size, groups, parts=1).repeat(parts**2, axis=0)
+    after = _patches(place, other, moved.patch_size, groups, parts)
     given, said = fit(after, before, NOISE), fit(before, after, ROUNDING)
-    params = folder.read_part(path, "transformer", own.transformer, "float32")
+    params = move(moved, folder.read_part(path, "transformer", own.transformer, "float32"), given, said)
+    for _ in range(halvings):
+        params = farther(moved, params)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as unfinished:
         target = Path(unfinished) / "model"
         shutil.copytree(path, target, ignore=shutil.ignore_patterns("transformer", "vae", "README.md", *OF_LATENTS))
         shutil.copytree(place / "vae", target / "vae")
-        folder.write_part(target, "transformer", moved, move(moved, params, given, said), "bfloat16")
+        folder.write_part(target, "transformer", moved, params, "bfloat16")
         target.rename(out)
     return given.explained
 
@@ -113,8 +126,8 @@ def fit(x: Float[np.ndarray, "n I"], y: Float[np.ndarray, "n O"], noise: float) 
     return Linear(weight, bias, 1.0 - float(np.sum(error**2) / np.sum(spread**2)))
 
 
-def _moved(path: Path, model: ModelConfig, vae: VAEConfig) -> DenoiserConfig:
-    """The denoiser's configuration, with patches of as many pixels as before."""
+def _moved(path: Path, model: ModelConfig, vae: VAEConfig, halvings: int) -> DenoiserConfig:
+    """The denoiser's configuration, with patches of as many pixels as before, or of sides halved so often."""
     if "transformer_2" in model.parts:
         raise InputError(f"{path} has two denoisers; models with one can be moved")
     if model.pictures == "channels":
@@ -127,16 +140,30 @@ def _moved(path: Path, model: ModelConfig, vae: VAEConfig) -> DenoiserConfig:
             f"a latent of the other autoencoder of {vae.spatial_factor} x {vae.spatial_factor} and "
             f"{vae.temporal_factor}: the frames must be the same, and the pixels a multiple"
         )
-    patch = (time, *(size // vae.spatial_factor for size in pixels))
+    rows, columns = (size // vae.spatial_factor for size in pixels)
+    if halvings < 0 or rows % 2**halvings or columns % 2**halvings:
+        raise InputError(
+            f"halvings={halvings}: a token of {path} is of {rows} x {columns} latents of the other autoencoder; at "
+            "least 0, and one latent must be left"
+        )
+    patch = (time, rows // 2**halvings, columns // 2**halvings)
     return dataclasses.replace(model.transformer, patch_size=patch, in_channels=vae.z_dim, out_channels=vae.z_dim)
 
 
 def _patches(
-    path: Path, config: VAEConfig, size: tuple[int, int, int], groups: list[list[dict[str, Any]]]
+    path: Path, config: VAEConfig, size: tuple[int, int, int], groups: list[list[dict[str, Any]]], parts: int
 ) -> Float[np.ndarray, "n P"]:
-    """Patches of the latents of clips, of each of the groups of one shape."""
+    """Patches of the latents of clips, of each of the groups of one shape; see ``in_parts``."""
     params = folder.read_part(path, "vae", config, "float32")
+    time, *sides = size
     with tempfile.TemporaryDirectory() as kept:
         latents = [open_latents(config, params, group, Path(kept), str(i)).latents for i, group in enumerate(groups)]
-        patches = [np.asarray(patchify(jnp.asarray(each), size)) for each in latents]
-    return np.concatenate([each.reshape(-1, each.shape[-1]) for each in patches])
+        large = [np.asarray(patchify(jnp.asarray(each), (time, *(parts * n for n in sides)))) for each in latents]
+    return in_parts(np.concatenate([each.reshape(-1, each.shape[-1]) for each in large]), size, parts)
+
+
+def in_parts(patches: Float[np.ndarray, "n Q"], size: tuple[int, int, int], parts: int) -> Float[np.ndarray, "m P"]:
+    """Each patch as ``parts`` x ``parts`` of ``size``, one after another, row by row."""
+    time, height, width = size
+    split = patches.reshape(len(patches), time, parts, height, parts, width, -1).transpose(0, 2, 4, 1, 3, 5, 6)
+    return split.reshape(len(patches) * parts**2, -1)
