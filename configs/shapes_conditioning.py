@@ -3,7 +3,7 @@ its style, a camera that moves as it is told, and frames one by one.
 
 Data:     12,000 clips of 17 frames of the shapes world, 3,000 of 33, and 1,500 whose cameras do several things at once.
 Hardware: two CPU cores or one GPU.
-Command:  vidjax train configs/shapes_conditioning.py --workdir runs/conditioning task.model=runs/given/export
+Command:  vidjax train configs/shapes_conditioning.py --workdir runs/conditioning task.model=runs/model/export
 Result:   runs/conditioning/export, a model that takes `--references`, `--style-image`, `--camera` and `--causal`.
 """
 
@@ -24,7 +24,7 @@ def get_config() -> TrainConfig:
         window=5,
         later_share=1.0,
         time_shift=0.7,
-        # Of a latent of 16 x 16 pixels four rays tell as much as two hundred, and the adapter stays small.
+        # Of a latent of 8 x 8 pixels four rays tell as much as sixty-four, and the adapter stays small.
         camera=CameraTraining(downscale_factor=2),
     )
     return TrainConfig(

@@ -16,7 +16,7 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         task=UpsamplerTask(
             vae="runs/vae/export",
-            model=UpsamplerConfig(z_dim=16, dim=32, num_res_blocks=2),
+            model=UpsamplerConfig(z_dim=12, dim=32, num_res_blocks=2),
             data=ClipData(num_clips=1000, num_test_clips=64, height=128, width=128),
         ),
         steps=1000,

@@ -21,7 +21,7 @@ from vidjax.training.lora import LoRAConfig
 )
 def test_pictures_beside_examples_are_planned(pytestconfig, shares, more):
     """They lengthen the sequence: a plan without them would fit where the training does not."""
-    config = load_config(pytestconfig.rootpath / "configs" / "shapes_given.py")
+    config = load_config(pytestconfig.rootpath / "configs" / "shapes_adapted.py")
     task = dataclasses.replace(config.task, **shares)
     training, _, latent, _ = of_config(TrainConfig(task, 1, 2), None, None, None)
     found = {name: shape.shape for name, shape in training.example.items() if name in ("references", "style")}
@@ -54,7 +54,7 @@ def test_captions_that_are_encoded_ahead_need_no_encoder(pytestconfig):
     config = load_config(pytestconfig.rootpath / "configs" / "lora.py")
     task = dataclasses.replace(config.task, data=FolderData("nowhere"), lora=LoRAConfig(4))
     model = read_config(bundled())
-    training = finetuning(task, model, (5, 4, 4, 32))
+    training = finetuning(task, model, (5, 8, 8, 12))
     trained, frozen = jax.eval_shape(training.init, jax.random.key(0)), training.frozen(None)
     assert (trained.keys(), frozen.keys()) == ({"lora"}, {"transformer"})
     batch = {name: jax.ShapeDtypeStruct((2, *row.shape), row.dtype) for name, row in training.example.items()}

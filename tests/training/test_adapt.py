@@ -114,11 +114,11 @@ def test_refused_before_anything_is_read(tmp_path, autoencoder):
         adapt(None, autoencoder, tmp_path, data)
     with pytest.raises(InputError, match="num_clips=0"):
         adapt(None, autoencoder, tmp_path / "new", data, num_clips=0)
-    for halvings in (-1, 3):
-        with pytest.raises(InputError, match=f"halvings={halvings}: a token of .* 4 x 4 latents"):
+    for halvings in (-1, 4):
+        with pytest.raises(InputError, match=f"halvings={halvings}: a token of .* latents of the other autoencoder"):
             adapt(None, autoencoder, tmp_path / "new", data, halvings=halvings)
     coarse = tmp_path / "coarse"
-    # As many latents of 48 x 48 pixels do not make a token of 32 x 32.
+    # Its latents are of two frames.
     folder.write_config(coarse, "vae", OTHER.__class__(**{**vars(OTHER), "temperal_downsample": (True, False)}))
     with pytest.raises(InputError, match="the frames must be the same"):
         adapt(None, coarse, tmp_path / "new", data)

@@ -67,7 +67,7 @@ def test_pieces_are_whole_and_some_mirrored(tiny):
         (["task.crop_frames=8"], r"crop_frames=8: must be 1 \+ a multiple of 4, .* nearest: 9"),
         (["task.data.num_frames=9", "task.crop_frames=0"], r"crop_frames=0: .* nearest: 1"),
         (["task.model.dim_mult=(1, 2, 2)"], r"num_res_blocks=0 with dim_mult"),
-        (["task.data.height=40"], r"height=40: must be a multiple of 16; nearest: 32"),
+        (["task.data.height=42"], r"height=42: must be a multiple of 8; nearest: 40"),
     ],
 )
 def test_what_does_not_fit_starts_no_run(pytestconfig, tmp_path, changes, said):

@@ -1,9 +1,12 @@
-"""The bundled model's denoiser goes on learning: to be given any frames, and to go on from a window that ended.
+"""The bundled model's denoiser goes on learning, on the latents of an autoencoder it was adapted to.
+
+It learns to be given any frames, to go on from a window that ended, and to make clips frame by frame.
 
 Data:     12,000 clips of 17 frames of the shapes world and 3,000 of 33, for windows from their middle.
 Hardware: two CPU cores or one GPU.
-Command:  vidjax train configs/shapes_given.py --workdir runs/given task.model=runs/denoiser/export
-Result:   runs/given/export, a whole model that takes keyframes and last frames.
+Command:  vidjax adapt runs/vae/export runs/adapted --halvings 1
+          vidjax train configs/shapes_adapted.py --workdir runs/model task.model=runs/adapted
+Result:   runs/model/export, a whole model.
 """
 
 from vidjax.config import OptimizerConfig, TrainConfig
@@ -16,20 +19,21 @@ def get_config() -> TrainConfig:
     task = FinetuneTask(
         data=ClipData(num_long_clips=3000),
         lora=None,
-        given_share=0.45,
+        given_share=0.3,
+        causal_share=0.15,
         window=5,
         later_share=1.0,
         time_shift=0.7,
     )
     return TrainConfig(
         task=task,
-        steps=1_300,
-        batch_size=32,
+        steps=12_000,
+        batch_size=16,
         optimizer=OptimizerConfig(
-            name="adamw", learning_rate=3e-4, warmup_steps=50, schedule="cosine", weight_decay=0.01, b2=0.98
+            name="muon", learning_rate=1.5e-3, warmup_steps=100, schedule="cosine", weight_decay=0.01, b2=0.98
         ),
-        ema_decay=0.995,
+        ema_decay=0.998,
         log_every=50,
-        eval_every=600,
-        save_every=200,
+        eval_every=1000,
+        save_every=500,
     )
