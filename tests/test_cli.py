@@ -152,7 +152,7 @@ def test_folder_that_may_not_be_written_is_refused(run, tiny_folder, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Expected one of {generate, data, train, export, evaluate, benchmark, plan}"),
+        ([], "Expected one of {generate, data, train, export, adapt, evaluate, benchmark, plan}"),
         (["generate"], "give PROMPT, or --storyboard FILE, or --batch FILE"),
         (["generate", PROMPT, "--storyboard", "film.toml"], "PROMPT or --then, and --storyboard"),
         (["generate", "--storyboard", "film.toml"], "film.toml cannot be read"),
