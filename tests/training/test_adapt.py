@@ -112,6 +112,9 @@ def test_refused_before_anything_is_read(tmp_path, autoencoder):
     data = ClipData(str(tmp_path / "data"), 4, 2)
     with pytest.raises(InputError, match="choose another folder"):
         adapt(None, autoencoder, tmp_path, data)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/x/model: no folder can be made there"):
+        adapt(None, autoencoder, tmp_path / "file" / "x" / "model", data)
     with pytest.raises(InputError, match="num_clips=0"):
         adapt(None, autoencoder, tmp_path / "new", data, num_clips=0)
     for halvings in (-1, 4):

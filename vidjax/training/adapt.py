@@ -68,7 +68,7 @@ def adapt(
 
     Raises:
       InputError: the model has two denoisers or is given pictures as channels, or tokens of the same pixels cannot be
-        made of such latents or halved so often, or ``out`` is there already, or there are no clips.
+        made of such latents or halved so often, or ``out`` is there already or cannot be, or there are no clips.
       WeightsError: a folder cannot be read.
     """
     path = bundled() if model is None else hub.find(str(model))
@@ -79,7 +79,10 @@ def adapt(
         raise InputError(f"{out} is there already; choose another folder")
     if num_clips < 1:
         raise InputError(f"num_clips={num_clips}: must be at least 1")
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: no folder can be made there ({error.strerror})") from error
     groups = first_examples(data.open("train"), num_clips)
     parts = 2**halvings
     before = _patches(path, own.vae, own.transformer.patch_size, groups, parts=1).repeat(parts**2, axis=0)
