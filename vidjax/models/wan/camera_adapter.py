@@ -7,6 +7,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 
 from vidjax.parallel.mesh import BATCH_AXES
@@ -33,10 +34,7 @@ class CameraAdapterConfig:
 
 
 class Conv(nn.Module):
-    """A convolution as matrix products; its kernel is stored split over the mesh.
-
-    The frames are small, of one pixel for each token: there XLA's convolution is many times slower on a CPU.
-    """
+    """A convolution; its kernel is stored split over the mesh."""
 
     features: int
     window: tuple[int, int]
@@ -49,28 +47,9 @@ class Conv(nn.Module):
         drawn = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
         kernel = self.param("kernel", drawn, (*self.window, x.shape[-1], self.features)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        product = _by_patches if self.stride else _by_shifts
-        return product(x, gathered(kernel, SPLIT)).astype(self.dtype) + bias
-
-
-def _by_patches(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B h w D"]:
-    """Every window apart from the others; what does not fill one is left out."""
-    kh, kw, C, _ = kernel.shape
-    B, h, w = x.shape[0], x.shape[1] // kh, x.shape[2] // kw
-    patches = x[:, : h * kh, : w * kw].reshape(B, h, kh, w, kw, C)
-    return jnp.einsum("BhiwjC,ijCD->BhwD", patches, kernel, preferred_element_type=jnp.float32)
-
-
-def _by_shifts(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B H W D"]:
-    """A window around every pixel, with zeros outside of the frame."""
-    kh, kw = kernel.shape[:2]
-    H, W = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-    return sum(
-        jnp.einsum("BHWC,CD->BHWD", padded[:, i : i + H, j : j + W], kernel[i, j], preferred_element_type=jnp.float32)
-        for i in range(kh)
-        for j in range(kw)
-    )
+        strides, padding = (self.window, "VALID") if self.stride else ((1, 1), "SAME")
+        form = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, gathered(kernel, SPLIT), strides, padding, dimension_numbers=form) + bias
 
 
 class CameraAdapter(nn.Module):
