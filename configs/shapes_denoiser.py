@@ -15,7 +15,7 @@ from vidjax.training.denoiser import DenoiserTask
 
 def get_config() -> TrainConfig:
     model = DenoiserConfig(
-        # Tokens of 16 x 16 pixels. Those of 32 x 32 learn the words sooner, and shapes hardly.
+        # Tokens of 16 x 16 pixels. In trials those of 32 x 32 learned the words sooner, and details later.
         patch_size=(1, 2, 2),
         num_attention_heads=4,
         attention_head_dim=64,

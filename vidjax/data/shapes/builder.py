@@ -26,8 +26,8 @@ _SCENES = {"train": training_scene, "test": held_out_scene}
 _WORTH_A_POOL = 256
 """Fewer clips than this are rendered faster than worker processes start."""
 _UNGUARDED = (
-    "clips are rendered by processes that begin by reading your script, and could not begin: in a script, call this "
-    'under `if __name__ == "__main__":`'
+    "clips are rendered by processes that begin by reading your script, and they ended before they were done: in a "
+    'script, call this under `if __name__ == "__main__":`'
 )
 
 
@@ -134,9 +134,8 @@ def load_shapes(
     builder = ShapesWorld(data_dir=os.fspath(data_dir), config=config)
     if not builder.is_prepared():
         if getattr(multiprocessing.current_process(), "_inheriting", False):
-            raise InputError(
-                _UNGUARDED
-            )  # a renderer that reads the script; it would wait for the one that waits for it
+            # A renderer that reads the script: it would wait for the one that waits for it.
+            raise InputError(_UNGUARDED)
         # Of several processes one renders, and the others wait for it.
         pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
         with FileLock(pathlib.Path(data_dir) / f".{builder.name}-{config.name}.lock"):
