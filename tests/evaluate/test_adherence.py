@@ -16,24 +16,24 @@ from vidjax.evaluate.references import reference_request, reference_scenes
 from vidjax.evaluate.signals import dynamic_degree
 
 ONE = Scene((Subject("red", "star", "small"),), "moves up", "sea", "static", "anime")
-PAIR = Scene((Subject("red"), Subject("blue")), "spins", "grass", "zooms in", "plain")
-SEEN = Seen("sea", "anime", "static", ("red",), "moves up", "small", "star")
+PAIR = Scene((Subject("red", "circle"), Subject("blue", "heart")), "spins", "grass", "zooms in", "plain")
+SEEN = Seen("sea", "anime", "static", ("red",), "moves up", "small", ("star",))
 
 
 def test_each_word_is_counted_where_it_is_said():
     """A pair has two shapes: neither may count as wrong because the other was seen."""
-    seen = Seen("sea", "plain", "zooms in", ("blue", "red", "pink"), "spins", "large", "heart")
+    seen = Seen("sea", "plain", "zooms in", ("blue", "red", "pink"), "spins", "large", ("heart", "circle"))
     hits = right([judge(ONE, SEEN), judge(PAIR, seen)])
     assert hits["place"] == [True, False]
     assert hits["camera"] == hits["style"] == hits["action"] == [True, True]
     assert hits["motion"] == [True], "only what moves has a direction"
     assert hits["colour"] == hits["size"] == hits["shape"] == [True]
-    assert hits["second_subject"] == [True]
+    assert hits["second_subject"] == hits["second_shape"] == [True]
 
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({"colours": ("blue", "red")}, "colour"), ({"action": "moves down"}, "motion"), ({"shape": "heart"}, "shape")],
+    [({"colours": ("blue", "red")}, "colour"), ({"action": "moves down"}, "motion"), ({"shapes": ("heart",)}, "shape")],
 )
 def test_a_wrong_word_is_counted(change, name):
     """The largest subject is the one."""
@@ -48,6 +48,14 @@ def test_nothing_seen_is_wrong():
     assert right([judge(ONE, SEEN._replace(colours=()))])["colour"] == [False]
     assert right([judge(PAIR, SEEN._replace(colours=("blue",)))])["second_subject"] == [False]
     assert right([judge(PAIR, SEEN._replace(colours=()))])["second_subject"] == [False]
+
+
+def test_each_of_a_pair_has_its_own_shape():
+    """A red heart and a blue circle are not what was asked, though both colours and both shapes are there."""
+    seen = SEEN._replace(colours=("red", "blue"), shapes=("heart", "circle"))
+    hits = right([judge(PAIR, seen)])
+    assert hits["second_subject"] == [True]
+    assert hits["second_shape"] == [False]
 
 
 @pytest.fixture(scope="module")

@@ -158,23 +158,30 @@ def examine(
 def judge(scene: Scene, found: Seen) -> tuple[Word, ...]:
     """The words of a prompt, each beside what is to be seen.
 
-    ``motion`` is the direction of subjects that move; ``second_subject`` both colours of a pair. Size, shape and
-    colour are judged where there is one subject.
+    ``motion`` is the direction of subjects that move; ``second_subject`` both colours of a pair, ``second_shape`` both
+    shapes, each in its subject's colour. Size, shape and colour are judged where there is one subject.
     """
     words = [Word(name, getattr(scene, name), getattr(found, name)) for name in ("place", "style", "camera", "action")]
     if scene.action.startswith("moves"):
         words.append(Word("motion", scene.action, found.action))
     if len(scene.subjects) == 2:
-        asked, seen = (" and ".join(sorted(c)) for c in ([s.colour for s in scene.subjects], found.colours[:2]))
-        return *words, Word("second_subject", asked, seen or "none")
+        colours, shapes = [s.colour for s in scene.subjects], [s.shape for s in scene.subjects]
+        words.append(Word("second_subject", _pair(colours), _pair(found.colours[:2])))
+        asked, seen = zip(colours, shapes, strict=True), zip(found.colours, found.shapes, strict=False)
+        return *words, Word("second_shape", *(_pair(" ".join(each) for each in both) for both in (asked, seen)))
     subject = scene.subjects[0]
     words.append(Word("colour", subject.colour, found.colours[0] if found.colours else "none"))
-    return *words, *(Word(name, getattr(subject, name), getattr(found, name)) for name in ("size", "shape"))
+    return *words, Word("size", subject.size, found.size), Word("shape", subject.shape, found.shapes[0])
+
+
+def _pair(words: Iterable[str]) -> str:
+    return " and ".join(sorted(words)) or "none"
 
 
 def right(words: Iterable[Sequence[Word]]) -> dict[str, list[bool]]:
     """Whether each word is to be seen, for the clips whose prompt says it."""
-    names = ("colour", "place", "style", "motion", "camera", "action", "size", "shape", "second_subject")
+    one = ("colour", "place", "style", "motion", "camera", "action", "size", "shape")
+    names = (*one, "second_subject", "second_shape")
     hits: dict[str, list[bool]] = {name: [] for name in names}
     for clip in words:
         for word in clip:

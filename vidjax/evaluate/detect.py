@@ -5,12 +5,13 @@ camera, without subjects; then, from what differs from that, the colours; then t
 subject. Lengths are in scene units: 1/64 of the shorter side.
 """
 
-import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from vidjax.data.shapes import (
     ACTIONS,
@@ -42,10 +43,14 @@ SMALLER = 0.25
 """Share of the largest subject's pixels that the smaller of two has at least."""
 STILL = 0.1
 """Share of a subject's pixels that change in a frame, beyond which one that stays where it is spins."""
+IN_PLACE = ("spins", "stays still")
+BLURS = (0.0, 1.0, 2.0)
+"""How soft a shape may be, sigma of a Gaussian: worn points and corners are those of a star and a square still."""
 
 
 class Seen(NamedTuple):
-    """The words that fit a clip best. ``colours``: of all subjects, the largest first; the rest is of the largest."""
+    """The words that fit a clip best. ``colours``: of all subjects, the largest first; ``shapes``: those of the first
+    two, in that order; action and size are the largest's."""
 
     place: str
     style: str
@@ -53,7 +58,7 @@ class Seen(NamedTuple):
     colours: tuple[str, ...]
     action: str
     size: str
-    shape: str
+    shapes: tuple[str, ...]
 
 
 class Background(NamedTuple):
@@ -63,6 +68,15 @@ class Background(NamedTuple):
     style: str
     camera: str
     way: str
+
+
+class Acting(NamedTuple):
+    """What a subject does, its size, how far it is from where it would stand, and which of the scene's it is."""
+
+    action: str
+    size: str
+    home: tuple[float, float]
+    lane: int
 
 
 class Track(NamedTuple):
@@ -84,13 +98,14 @@ def detect(frames: UInt8[np.ndarray, "F H W 3"]) -> Seen:
     # Less than a small one beside a large one is the edge of a landmark.
     least = max(FEW * F / 4, SMALLER * max(areas.values()))
     colours = tuple(sorted((c for c in COLOURS if areas[c] >= least), key=lambda c: -areas[c]))
-    colour = max(areas, key=areas.get)
-    mask = masks[colour]
-    action, size, home = find_action(track(mask), mask, background, H, W)
-    scene = Scene((Subject(colour, "circle", size),), action, background.place, background.camera, background.style)
-    return Seen(
-        background.place, background.style, background.camera, colours, action, size, find_shape(mask, scene, home)
-    )
+    shown = colours[:2] or (max(areas, key=areas.get),)
+    acting = [find_action(track(masks[c]), masks[c], background, H, W, len(shown)) for c in shown]
+    shapes = [
+        find_shape(masks[c], sorted(shown, key=lambda o: o != c), a, background)
+        for c, a in zip(shown, acting, strict=True)
+    ]
+    names = background.place, background.style, background.camera
+    return Seen(*names, colours, acting[0].action, acting[0].size, tuple(shapes))
 
 
 def find_background(frames: UInt8[np.ndarray, "F H W 3"]) -> Background:
@@ -124,55 +139,71 @@ def track(mask: Bool[np.ndarray, "F H W"]) -> Track:
 
 
 def find_action(
-    found: Track, mask: Bool[np.ndarray, "F H W"], background: Background, height: int, width: int
-) -> tuple[str, str, tuple[float, float]]:
-    """The action and size whose way and growth fit the track best, and where the subject is at home."""
+    found: Track, mask: Bool[np.ndarray, "F H W"], background: Background, height: int, width: int, subjects: int = 1
+) -> Acting:
+    """The action and size whose way and growth fit the track of one of so many subjects best."""
+    best = np.inf, Acting("stays still", SIZES[0], (0.0, 0.0), 0)
     if len(found.radius) < 2:
-        return "stays still", SIZES[0], (0.0, 0.0)
+        return best[1]
     scale = min(height, width) / 64
     actions = actions_with(background.camera)
     if background.way:
         actions = (f"moves {background.way}",)
-    best = (np.inf, "stays still", SIZES[0], (0.0, 0.0))
-    for action in actions:
-        for size in SIZES:
-            scene = Scene((Subject(size=size),), action, background.place, background.camera)
-            motion = animate(scene, len(found.frames), height / scale, width / scale)
-            apart = found.middle - motion.position[0][found.frames]
+    for action, size in itertools.product(actions, SIZES):
+        scene = Scene((Subject(size=size),) * subjects, action, background.place, background.camera)
+        motion = animate(scene, len(found.frames), height / scale, width / scale)
+        for lane in range(subjects):
+            apart = found.middle - motion.position[lane][found.frames]
             home = np.median(apart, axis=0)
             # Growth counts as much as way: a radius that is off by a third as six units.
-            growth = np.log(found.radius / motion.radius[0][found.frames])
+            growth = np.log(found.radius / motion.radius[lane][found.frames])
             cost = np.minimum(np.abs(apart - home).sum(-1), 20).mean() + 20 * np.minimum(np.abs(growth), 1).mean()
+            if subjects > 1:
+                cost += np.abs(home).sum()  # they stand near their lanes: which of them it is
             if cost < best[0] - 1e-9:
-                best = (cost, action, size, (float(home[0]), float(home[1])))
-    _, action, size, home = best
-    if action in ("spins", "stays still") and "stays still" in actions:
-        action = "spins" if _turning(mask) > STILL else "stays still"
-    return action, size, home
+                best = cost, Acting(action, size, (float(home[0]), float(home[1])), lane)
+    seen = best[1]
+    if seen.action in IN_PLACE and "stays still" in actions:
+        return seen._replace(action="spins" if _turning(mask) > STILL else "stays still")
+    return seen
 
 
-def find_shape(mask: Bool[np.ndarray, "F H W"], scene: Scene, home: tuple[float, float]) -> str:
-    """The shape whose rendering, of that colour and laid over the mask middle on middle, covers the same pixels."""
+def find_shape(mask: Bool[np.ndarray, "F H W"], colours: Sequence[str], acting: Acting, background: Background) -> str:
+    """The shape whose rendering, in the first of one or two colours and laid over the mask middle on middle, covers
+    the same pixels.
+
+    The rendering sharp or soft: else whatever is blurred were a circle. One that seems to spin may only be zoomed at.
+    """
     F, H, W = mask.shape
-    empty = render(dataclasses.replace(scene, subjects=()), F, H, W)
+    scale = min(H, W) / 64
+    others = [Subject(colour) for colour in colours[1:]]
+    found = track(mask)
 
-    def drawn(shape: str, x: float, y: float) -> Bool[np.ndarray, "F H W"]:
-        subject = dataclasses.replace(scene.subjects[0], shape=shape)
-        frames = render(dataclasses.replace(scene, subjects=(subject,), x=x, y=y), F, H, W)
-        return colour_masks(frames, empty, scene.style)[subject.colour]
+    def rendered(subjects: Sequence[Subject], action: str, x: float, y: float) -> UInt8[np.ndarray, "F H W 3"]:
+        place, style, camera, _ = background
+        return render(Scene(tuple(subjects), action, place, camera, style, x=x, y=y), F, H, W)
 
-    def overlap(shape: str) -> float:
+    empty = rendered((), acting.action, 0.0, 0.0)
+
+    def drawn(shape: str, action: str, x: float, y: float) -> Bool[np.ndarray, "F H W"]:
+        own = Subject(colours[0], shape, acting.size)
+        subjects = [*others[: acting.lane], own, *others[acting.lane :]]
+        return colour_masks(rendered(subjects, action, x, y), empty, background.style)[own.colour]
+
+    def overlap(shape: str, action: str) -> float:
         # The middle of what shows is not the middle of the shape: a star's mark is cut out, a heart is heavier above.
-        first, found = track(drawn(shape, *home)), track(mask)
+        first = track(drawn(shape, action, *acting.home))
         both = first.frames & found.frames
         if not both.any():
             return 0.0
         apart = found.middle[both[found.frames]] - first.middle[both[first.frames]]
-        x, y = np.median(apart, axis=0) + home
-        there = drawn(shape, float(x), float(y))
-        return (there & mask).sum() / max((there | mask).sum(), 1)
+        x, y = np.median(apart, axis=0) + acting.home
+        sharp = drawn(shape, action, float(x), float(y)).astype(np.float32)
+        soft = [gaussian_filter(sharp, (0, blur * scale, blur * scale)) > 0.5 for blur in BLURS]
+        return max((there & mask).sum() / max((there | mask).sum(), 1) for there in soft)
 
-    return max(SHAPES, key=overlap)
+    actions = IN_PLACE if acting.action in IN_PLACE else (acting.action,)
+    return max(SHAPES, key=lambda shape: max(overlap(shape, action) for action in actions))
 
 
 def _turning(mask: Bool[np.ndarray, "F H W"]) -> float:

@@ -25,6 +25,7 @@ from vidjax.errors import InputError
 _SCENES = {"train": training_scene, "test": held_out_scene}
 _WORTH_A_POOL = 256
 """Fewer clips than this are rendered faster than worker processes start."""
+_GIGABYTE = 10**9
 _UNGUARDED = (
     "clips are rendered by processes that begin by reading your script, and they ended before they were done: in a "
     'script, call this under `if __name__ == "__main__":`'
@@ -54,11 +55,12 @@ class ShapesWorld(tfds.core.GeneratorBasedBuilder):
     """Split `train` has training scenes, `test` held-out ones; clip i of a split is scene i of the seed.
 
     Features: `video` uint8 [F, H, W, 3]; `caption`, one of the sentences that tell the scene; `scene`, JSON text for
-    `scene_from_json`, from which other captions can be made. On disk `video` is a zlib stream of its bytes: TFDS
-    holds a split in memory while it writes, and needs TensorFlow beyond a gigabyte.
+    `scene_from_json`, from which other captions can be made. On disk `video` is a zlib stream of its bytes, and a large
+    split goes on in `train_1`, `train_2` and so on: TFDS holds one in memory while it writes, and needs TensorFlow
+    beyond a gigabyte.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     code_path = pathlib.Path(__file__)
     """Said here because looking it up needs importlib_resources, which TFDS 4.9.10 uses but does not require."""
 
@@ -77,20 +79,23 @@ class ShapesWorld(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        counts = {"train": self.builder_config.num_clips, "test": self.builder_config.num_test_clips}
-        return {split: self._generate_examples(split, count) for split, count in counts.items()}
+        return {
+            name: self._generate_examples(split, clips)
+            for split in _SCENES
+            for name, clips in _parts(self.builder_config, split).items()
+        }
 
-    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(self, split: str, clips: range) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
         size = {"num_frames": config.num_frames, "height": config.height, "width": config.width}
         make = partial(_example, split, config.seed, config.drifting, **size)
-        if count < _WORTH_A_POOL:
-            yield from enumerate(map(make, range(count)))
+        if len(clips) < _WORTH_A_POOL:
+            yield from enumerate(map(make, clips))
             return
         # Not fork: this process may run threads (JAX does), which a fork would leave in the middle of things.
         with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
             try:
-                yield from enumerate(pool.map(make, range(count), chunksize=16))
+                yield from enumerate(pool.map(make, clips, chunksize=16))
             except BrokenProcessPool as error:
                 raise InputError(_UNGUARDED) from error
 
@@ -110,12 +115,12 @@ def load_shapes(
     """A random-access data source of clips, rendered into `data_dir` at the first call and read afterwards.
 
     The cameras of `drifting` clips are those of `drifting_scene`.
-    `split` is 'train', 'test' or a TFDS slice of one ('train[:100]'). `len(source)` and `source[i]` work; an item is a
-    dict of `video` (uint8 [F, H, W, 3]), `caption` and `scene` (bytes, UTF-8). The first call renders on all cores in
-    spawned processes: in a script keep it under `if __name__ == "__main__"`.
+    `split` is 'train' or 'test'. `len(source)` and `source[i]` work; an item is a dict of `video` (uint8 [F, H, W, 3]),
+    `caption` and `scene` (bytes, UTF-8). The first call renders on all cores in spawned processes: in a script keep it
+    under `if __name__ == "__main__"`.
     Raises `InputError` for an unknown split, a size or count below 1, or a script without that line.
     """
-    if split.partition("[")[0] not in _SCENES:
+    if split not in _SCENES:
         raise InputError(f"the shapes world has no split {split!r}; its splits are 'train' and 'test'")
     if min(num_clips, num_test_clips, num_frames, height, width) < 1:
         raise InputError(
@@ -141,18 +146,28 @@ def load_shapes(
         with FileLock(pathlib.Path(data_dir) / f".{builder.name}-{config.name}.lock"):
             builder = ShapesWorld(data_dir=os.fspath(data_dir), config=config)
             builder.download_and_prepare(file_format="array_record")
-    return Clips(builder.as_data_source(split), (num_frames, height, width, 3))
+    parts = tuple(builder.as_data_source(part) for part in _parts(config, split))
+    return Clips(parts, (num_frames, height, width, 3))
+
+
+def _parts(config: ShapesConfig, split: str) -> dict[str, range]:
+    """The splits on disk that hold a split, and which clips of it: none of them over a gigabyte, however packed."""
+    count = config.num_clips if split == "train" else config.num_test_clips
+    most = max(_GIGABYTE // (3 * config.num_frames * config.height * config.width), 1)
+    starts = range(0, count, most)
+    return {f"{split}_{i}" if i else split: range(count)[at : at + most] for i, at in enumerate(starts)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Clips:
     """A data source whose clips are unpacked as they are read."""
 
-    packed: Sequence[dict]
+    parts: tuple[Sequence[dict], ...]
+    """All as long as the first, but the last."""
     shape: tuple[int, int, int, int]
 
     def __len__(self) -> int:
-        return len(self.packed)
+        return sum(map(len, self.parts))
 
     def __getitem__(self, index: int) -> dict:
         item = self._item(index)
@@ -166,7 +181,8 @@ class Clips:
     def _item(self, index: int) -> dict:
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")  # which also ends a `for` over the clips
-        return self.packed[index]
+        part, within = divmod(index, len(self.parts[0]))
+        return self.parts[part][within]
 
 
 def _scene(split: str, seed: int, drifting: bool, index: int) -> Scene:
