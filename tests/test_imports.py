@@ -16,7 +16,7 @@ ORDER = (
     {"models"},
     {"conditioning", "weights", "data"},
     {"model"},
-    {"long"},
+    {"long", "chunks"},
     {"given", "prompts", "decoding", "resolution"},
     {"request"},
     {"sampler", "encoding", "unfinished"},

@@ -225,13 +225,13 @@ def test_large_frames_are_encoded_in_tiles(small, monkeypatch):
     """Of 4K frames the encoder has no room for a whole one; and a smaller tile for the decoder changes no latents."""
     monkeypatch.setattr("vidjax.decoding.MAX_WHOLE", 1)
     monkeypatch.setattr("vidjax.decoding.TILE", 128)
-    seen, encode_chunk = set(), vidjax.encoding._encode_chunk
+    seen, encode_chunk = set(), vidjax.encoding.encode_chunk
 
     def note(config, params, cache, frames):
         seen.add(frames.shape[2:4])
         return encode_chunk(config, params, cache, frames)
 
-    monkeypatch.setattr("vidjax.encoding._encode_chunk", note)
+    monkeypatch.setattr("vidjax.encoding.encode_chunk", note)
     asked = {"resolution": 192, "refine": 0, "num_frames": 5}
     found = latents(small, **asked, image=PICTURE)
     assert seen == {(128, 128), (32, 64)}, "the picture of the small clip is encoded whole"

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 import vidjax
 from vidjax import decoding, unfinished
+from vidjax.chunks import decode_chunk
 from vidjax.clip_file import make_file, part_folder
 from vidjax.data import shapes
-from vidjax.decoding import decode, decode_chunk
+from vidjax.decoding import decode
 from vidjax.errors import InputError
 from vidjax.forecast import memory, outline
 from vidjax.generation import Watch
@@ -137,6 +138,18 @@ def test_random_weights_too(tiny):
     tiled = np.concatenate(list(decode(model, latents, None, tiling)), axis=1)
     assert tiled.shape == (2, 5, 384, 672, 3)
     check_alike(tiled, whole, tiling)
+
+
+def test_pictures_are_in_their_tiles(tiny):
+    """Each tile encodes its part of a picture behind its own frames: another tile's would be a hole in the clip."""
+    latents = jax.random.normal(jax.random.key(0), (1, 3, 8, 20, 4))
+    picture = np.random.default_rng(0).integers(0, 255, (1, 128, 320, 3), np.uint8)
+    tiling = decode_tiling(tiny.config, 128, 320, 128)
+    tiled = np.concatenate(list(decode(tiny, latents, None, tiling, True, {2: picture})), axis=1)
+    # The last tile's right half is in no other.
+    part = latents[:, :, :, 12:], {2: picture[:, :, 192:]}
+    alone = np.concatenate(list(decode(tiny, part[0], None, None, True, part[1])), axis=1)
+    np.testing.assert_array_equal(tiled[:, :, :, 256:], alone[:, :, :, 64:])
 
 
 def test_pieces_in_time_are_exact(tiny, compilations):

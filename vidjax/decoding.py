@@ -1,19 +1,20 @@
 """Latents to frames, one latent frame at a time; and large frames in tiles: a device needs room for one of them."""
 
-import functools
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from vidjax.checks import whole
+from vidjax.chunks import CONTEXT, decode_chunk, encode_behind
 from vidjax.errors import InputError
 from vidjax.model import Model, ModelConfig
 from vidjax.parallel.gathering import to_host
 from vidjax.tiles import Tiling, blend, cut, make_tiling
-from vidjax.typing import Array, Float, Params, PyTree, UInt8
-from vidjax.video import to_uint8
+from vidjax.typing import Array, Float, PyTree, UInt8
 
 MAX_WHOLE = 2**20
 """Frames of up to so many pixels, 1024 x 1024, are decoded whole unless a tile is asked for."""
@@ -23,6 +24,7 @@ MIN_TILE = 8
 """In latents; so few that their borders, which see too little of the frame, are still half of a tile at most."""
 MIN_OVERLAP = 4
 """In latents: with less, the borders of small tiles show."""
+NO_PICTURES: Mapping[int, UInt8[np.ndarray, "B H W 3"]] = MappingProxyType({})
 
 
 def decode(
@@ -31,6 +33,7 @@ def decode(
     cache: PyTree | None = None,
     tiling: Tiling | None = None,
     last: bool = False,
+    pictures: Mapping[int, UInt8[np.ndarray, "B H W 3"]] = NO_PICTURES,
 ) -> Generator[UInt8[np.ndarray, "B n H W 3"], None, PyTree]:
     """Frames of the next latent frames, those of one at a time. Returns the cache to go on with.
 
@@ -42,14 +45,16 @@ def decode(
       cache: what the call before returned, at the start of a clip None. Those of tiles wait in the host's memory.
       tiling: in pixels; None: whole.
       last: nothing will follow: no caches of tiles are kept.
+      pictures: which of the latent frames, never the first of a clip, are these; they are encoded again, behind what
+        turns out to be there.
 
     Raises:
       InputError: out of memory; it says which smaller tile to try.
     """
     try:
         if tiling is None or len(tiling.corners) == 1:
-            return (yield from _decode_whole(model, latents, cache))
-        return (yield from _decode_tiles(model, latents, cache, tiling, last))
+            return (yield from _decode_whole(model, latents, cache, pictures))
+        return (yield from _decode_tiles(model, latents, cache, tiling, last, pictures))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -92,12 +97,33 @@ def _too_large(config: ModelConfig, height: int, width: int) -> str:
     return f"{found}: give decode_tile={half} (--decode-tile {half}); finished windows that are kept are used again"
 
 
+class Went(NamedTuple):
+    """What a decoder goes on from: its cache, and the frames of the latent frames before."""
+
+    cache: PyTree
+    seen: tuple[UInt8[Array, "B _ H W 3"], ...]
+
+
+def _go_on(
+    model: Model, went: Went | None, latents: Float[Array, "B 1 h w z"], picture: UInt8[np.ndarray, "B H W 3"] | None
+) -> tuple[UInt8[Array, "B n H W 3"], Went]:
+    """The frames of the next latent frame."""
+    cache, seen = went or Went(None, ())
+    if picture is not None:
+        latents = encode_behind(model, seen, picture)
+    frames, cache = decode_chunk(model.config, model.params["vae"], cache, latents)
+    return frames, Went(cache, (*seen, frames)[-1 - CONTEXT :])
+
+
 def _decode_whole(
-    model: Model, latents: Float[Array, "B f h w z"], cache: PyTree | None
+    model: Model,
+    latents: Float[Array, "B f h w z"],
+    cache: PyTree | None,
+    pictures: Mapping[int, UInt8[np.ndarray, "B H W 3"]],
 ) -> Generator[UInt8[np.ndarray, "B n H W 3"], None, PyTree]:
     ahead = None
     for i in range(latents.shape[1]):
-        frames, cache = decode_chunk(model.config, model.params["vae"], cache, latents[:, i : i + 1])
+        frames, cache = _go_on(model, cache, latents[:, i : i + 1], pictures.get(i))
         if ahead is not None:
             yield to_host(ahead)
         ahead = frames
@@ -106,17 +132,26 @@ def _decode_whole(
 
 
 def _decode_tiles(
-    model: Model, latents: Float[Array, "B f h w z"], caches: PyTree | None, tiling: Tiling, last: bool
+    model: Model,
+    latents: Float[Array, "B f h w z"],
+    caches: PyTree | None,
+    tiling: Tiling,
+    last: bool,
+    pictures: Mapping[int, UInt8[np.ndarray, "B H W 3"]],
 ) -> Generator[UInt8[np.ndarray, "B n H W 3"], None, PyTree]:
     factor, step = model.config.vae.spatial_factor, model.config.vae.temporal_factor
     size = tuple(n // factor for n in tiling.tile)
     kept = {}
 
-    def chunks(corner: tuple[int, int]) -> Iterator[Array]:
+    def chunks(corner: tuple[int, int]) -> Iterator[tuple[Array, np.ndarray | None]]:
         own = cut(latents, tuple(n // factor for n in corner), size)
-        return (own[:, i : i + 1] for i in range(own.shape[1]))
+        (top, left), (rows, columns) = corner, tiling.tile
+        parts = {i: picture[:, top : top + rows, left : left + columns] for i, picture in pictures.items()}
+        return ((own[:, i : i + 1], parts.get(i)) for i in range(own.shape[1]))
 
-    one = functools.partial(decode_chunk, model.config, model.params["vae"])
+    def one(went: Went | None, chunk: tuple[Array, np.ndarray | None]) -> tuple[Array, Went]:
+        return _go_on(model, went, *chunk)
+
     tiles = tile_by_tile(one, chunks, tiling.corners, caches, kept, last)
     bands = [np.rint(band).astype(np.uint8) for band in blend(tiling, tiles)]
     ends = np.arange(latents.shape[1]) * step + (1 if caches is None else step)
@@ -126,8 +161,8 @@ def _decode_tiles(
 
 
 def tile_by_tile(
-    one: Callable[[PyTree | None, Array], tuple[Array, PyTree]],
-    chunks: Callable[[tuple[int, int]], Iterable[Array]],
+    one: Callable[[PyTree | None, Any], tuple[Array, PyTree]],
+    chunks: Callable[[tuple[int, int]], Iterable[Any]],
     corners: Iterable[tuple[int, int]],
     caches: PyTree | None,
     kept: dict[tuple[int, int], PyTree],
@@ -164,11 +199,3 @@ def decode_all(
             chunks.append(next(frames))
         except StopIteration as end:
             return chunks, end.value
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def decode_chunk(config: ModelConfig, params: Params, cache: PyTree | None, latents: Array) -> tuple[Array, PyTree]:
-    """Frames, uint8 [B, n, H, W, 3], of the next normalized latent frames, and the cache to go on with."""
-    vae = config.modules.vae
-    frames, cache = vae.decode_chunk(config.vae, params, cache, vae.denormalize(config.vae, latents))
-    return to_uint8(frames), cache

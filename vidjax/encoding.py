@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidjax import tokenizer as tokenizers
+from vidjax.chunks import CONTEXT, by_latent_frame, encode_chunk
 from vidjax.conditioning.condition import Condition, nothing_given
 from vidjax.conditioning.poses import Poses
 from vidjax.conditioning.rays import make_rays, pack
@@ -22,9 +23,6 @@ from vidjax.request import Request
 from vidjax.tiles import Tiling, blend
 from vidjax.typing import Array, Bool, Float, Params, PyTree, UInt8
 from vidjax.video import from_uint8
-
-HELD = 2
-"""Latent frames for which a picture is held: what the encoder saw before the last of them is the picture too."""
 
 
 class Texts(NamedTuple):
@@ -111,7 +109,7 @@ def _given_latents(model: Model, window: Request, past: Array | np.ndarray | Non
         yield 0, jnp.asarray(past)
     for picture in given.pictures:
         # Behind the first latent frame each one is several frames: there a picture is held.
-        frames = 1 if picture.place == 0 else 1 + HELD * config.vae.temporal_factor
+        frames = 1 if picture.place == 0 else 1 + CONTEXT * config.vae.temporal_factor
         held = np.stack([picture.fitted] * frames)
         latents = encode_clip(model, held) if window.base is None else _encode_large(model, held)
         yield picture.place, latents[:, -1:]
@@ -143,17 +141,10 @@ def _frames_apart(model: Model, pictures: Sequence[np.ndarray], batch: int) -> F
 def encode_clip(model: Model, frames: UInt8[np.ndarray, "F H W 3"]) -> Float[Array, "1 f h w z"]:
     """Normalized latents of a clip, one latent frame at a time: memory does not grow with the clip."""
     cache, latents = None, []
-    for chunk in _by_latent_frame(model.config.vae, frames[None]):
-        encoded, cache = _encode_chunk(model.config, model.params["vae"], cache, chunk)
+    for chunk in by_latent_frame(model.config.vae, frames[None]):
+        encoded, cache = encode_chunk(model.config, model.params["vae"], cache, chunk)
         latents.append(encoded)
     return jnp.concatenate(latents, axis=1)
-
-
-def _by_latent_frame(config: VAEConfig, frames: UInt8[np.ndarray, "B F H W 3"]) -> Iterator[np.ndarray]:
-    """Those of one latent frame at a time."""
-    ratio = config.temporal_factor
-    for end in range(1, frames.shape[1] + 1, ratio):
-        yield frames[:, max(0, end - ratio) : end]
 
 
 Part = tuple[int, int, int, int]
@@ -175,7 +166,7 @@ def encode_tiles(
       tiling: in pixels.
       last: nothing will follow: no caches are kept.
     """
-    encode = functools.partial(_encode_chunk, model.config, model.params["vae"])
+    encode = functools.partial(encode_chunk, model.config, model.params["vae"])
     kept = {}
     tiles = tile_by_tile(encode, lambda corner: frames((*corner, *tiling.tile)), tiling.corners, caches, kept, last)
     return np.concatenate(list(blend(tiling.reduced(model.config.vae.spatial_factor), tiles)), axis=2), kept
@@ -189,7 +180,7 @@ def encode_tiling(model: Model, height: int, width: int) -> Tiling:
 def _encode_large(model: Model, frames: UInt8[np.ndarray, "F H W 3"]) -> Float[Array, "1 f h w z"]:
     def part(of: Part) -> Iterator[np.ndarray]:
         top, left, rows, columns = of
-        return _by_latent_frame(model.config.vae, frames[None, :, top : top + rows, left : left + columns])
+        return by_latent_frame(model.config.vae, frames[None, :, top : top + rows, left : left + columns])
 
     return jnp.asarray(encode_tiles(model, part, None, encode_tiling(model, *frames.shape[1:3]), last=True)[0])
 
@@ -269,14 +260,6 @@ def _encode_frames(config: ModelConfig, params: Params, frames: Array) -> Array:
     vae = config.modules.vae
     mean, _ = vae.encode(config.vae, params, frames[None])
     return vae.normalize(config.vae, mean)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _encode_chunk(config: ModelConfig, params: Params, cache: PyTree | None, frames: Array) -> tuple[Array, PyTree]:
-    """Normalized latents of the next frames, uint8 [B, n, H, W, 3], and the cache to go on with."""
-    vae = config.modules.vae
-    (mean, _), cache = vae.encode_chunk(config.vae, params, cache, from_uint8(frames))
-    return vae.normalize(config.vae, mean), cache
 
 
 @functools.partial(jax.jit, static_argnames="config")

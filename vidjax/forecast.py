@@ -9,7 +9,7 @@ import numpy as np
 from jax.stages import Lowered
 
 from vidjax.causal import empty_cache, walk_block
-from vidjax.decoding import decode_chunk
+from vidjax.chunks import decode_chunk
 from vidjax.diffusion import sampling
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.encoding import Clip, make_condition

@@ -1,6 +1,7 @@
 """From words, and perhaps a picture, to a video: prompt -> text -> latents -> frames."""
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from vidjax import unfinished
 from vidjax.causal import open_blocks
+from vidjax.chunks import CONTEXT
 from vidjax.conditioning.camera import Camera
 from vidjax.conditioning.poses import Poses
 from vidjax.decoding import decode, decode_all
@@ -30,9 +32,6 @@ from vidjax.windows import MakeWindow, OnStage, Watch, open_windows
 
 CLIP_CHUNK = 16
 """Frames of a clip that is gone on with are passed on so many at a time."""
-
-WARMED = 2
-"""Latent frames of several frames that the decoder sees before those that a clip is gone on from."""
 
 
 def generate(
@@ -265,11 +264,13 @@ def _new_frames(
     with _open(model, requests, watch, kept) as make:
         if side == "before":
             latents = make(0, None)[:, : -window_overlap(model.config)]
-            yield from _timed("decoding", watch, decode(model, latents, None, tiling, last=True))
+            frames = decode(model, latents, None, tiling, True, _pictures(requests, 0))
+            yield from _timed("decoding", watch, frames)
         elif continues(model.config) != "frame":
             given, cache = _ends(model, requests) if side else (None, None)
             for i, latents in zip(rollout.windows, _roll(make, rollout, given), strict=True):
-                frames = decode(model, latents, cache, tiling, last=i + 1 == rollout.count)
+                pictures = _pictures(requests, i)
+                frames = decode(model, latents, cache, tiling, i + 1 == rollout.count, pictures)
                 cache = yield from _timed("decoding", watch, frames)
         else:
             last = np.stack([r.given.clip[-1] for r in requests for _ in range(r.batch)]) if side else None
@@ -283,11 +284,22 @@ def _new_frames(
                 last = frames[:, -1]
 
 
+def _pictures(requests: Sequence[Request], i: int) -> dict[int, UInt8[np.ndarray, "B H W 3"]]:
+    """Which of the new latent frames of a window, behind a clip's first, are pictures."""
+    start = requests[0].rollout.new(i).start
+    given = [[(p.place, p.fitted) for p in r.window(i).given.pictures for _ in range(r.batch)] for r in requests]
+    found: dict[int, list[np.ndarray]] = {}
+    for place, picture in itertools.chain.from_iterable(given):
+        if place:
+            found.setdefault(place - start, []).append(picture)
+    return {place: np.stack(each) for place, each in found.items()}
+
+
 def end_frames(config: ModelConfig) -> int:
     """Of a clip that is gone on with, so many frames at its end count; those before are as if they were not there."""
     if continues(config) == "frame":
         return 1
-    return 1 + config.vae.temporal_factor * (window_overlap(config) + WARMED)
+    return 1 + config.vae.temporal_factor * (window_overlap(config) + CONTEXT)
 
 
 def _open(
@@ -301,7 +313,9 @@ def _open(
 def _ends(model: Model, requests: Sequence[Request]) -> tuple[Float[Array, "B k h w z"], PyTree]:
     """The latents that clips end with, and the decoder's cache behind them."""
     count = window_overlap(model.config)
-    ends = [encode_end(model, request.given.clip, count + WARMED) for request in requests for _ in range(request.batch)]
+    ends = [
+        encode_end(model, request.given.clip, count + CONTEXT) for request in requests for _ in range(request.batch)
+    ]
     latents = spread_batch(model, jnp.concatenate(ends))
     return latents[:, -count:], decode_all(model, latents, None, requests[0].tiling)[1]
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax.stages import Lowered
 
 from vidjax.arithmetic import matrix_flops
+from vidjax.chunks import decode_chunk
 from vidjax.conditioning.condition import Condition
-from vidjax.decoding import decode_chunk, decode_tiling
+from vidjax.decoding import decode_tiling
 from vidjax.diffusion import sampling
 from vidjax.diffusion.solvers import SOLVERS
 from vidjax.model import ModelConfig, part_layout
