@@ -67,6 +67,20 @@ def test_captions_are_left_out_at_the_right_rate(task):
     assert all((row["factors"] >= 0).all() for row in rows if row["length"] > 1)
 
 
+def test_words_are_left_out_of_captions_at_the_right_rate(task):
+    """One that was never trained without an action makes noise of a prompt that says none."""
+    task = dataclasses.replace(task, caption_dropout=0.0, untold_share=0.2)
+    tokenizer, rng = task.tokenizer(), np.random.default_rng(0)
+    example = {"latents": np.zeros((3, 1, 2, 4), np.float16), "scene": scene_to_json(training_scene(0, 0))}
+    rows = [task.transform(tokenizer, example, rng) for _ in range(1000)]
+    out = np.stack([row["factors"] for row in rows]) == -1
+    assert 160 < out.any(axis=1).sum() < 240
+    names = [*probe.SUBJECT, *probe.SUBJECT, *probe.SCENE]
+    assert {names[i] for i in np.flatnonzero(out.any(axis=0))} == {"size", "action", "place"}
+    shortest = min(rows, key=lambda row: row["length"])
+    assert (shortest["factors"] == -1).sum() >= 3
+
+
 def test_loss_is_the_velocitys_and_given_frames_do_not_count(task, tiny):
     """With a model that says zero the loss is known: the mean square of noise minus latents."""
     params = params_of(tiny, task)

@@ -20,6 +20,8 @@ def test_labels_name_the_scene():
     np.testing.assert_array_equal(probe.labels(SCENE), [*first, *absent, *rest])
     second = [COLOURS.index("pink"), SHAPES.index("square"), SIZES.index("small")]
     np.testing.assert_array_equal(probe.labels(PAIR)[3:6], second)
+    left_out = probe.labels(SCENE, ("size", "place"))
+    assert [i for i, label in enumerate(left_out) if label == -1] == [2, 7], "a second subject is still absent"
     drawn = np.stack([probe.labels(training_scene(0, i)) for i in range(300)])
     assert drawn.min() == 0
     assert (drawn.max(axis=0) < probe.HEADS).all(), "a label beyond its head would be clamped in silence"

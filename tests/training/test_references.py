@@ -239,6 +239,8 @@ def test_denoiser_from_nothing(new, tiny, pictures):
         ({"style_share": -0.1}, "style_share=-0.1: must lie"),
         ({"reference_share": 0.6, "style_share": 0.4}, "must leave examples without"),
         ({"data": FolderData("nowhere")}, "reference_share=0.5: FolderData has no pictures of its subjects"),
+        ({"data": FolderData("nowhere"), "untold_share": 0.1}, "only captions of the shapes world"),
+        ({"untold_share": 1.5}, "untold_share=1.5: must lie"),
         ({"lora": LoRAConfig(4)}, "a LoRA cannot say .* give lora=none"),
     ],
 )

@@ -61,8 +61,8 @@ class SceneData(DataConfig, Protocol):
         """The scene of an example."""
         ...
 
-    def caption(self, example: dict[str, Any], rng: np.random.Generator, shown: Collection[str] = ()) -> str:
-        """One of the captions of an example, without what is ``shown`` otherwise (``shapes.caption``)."""
+    def caption(self, example: dict[str, Any], rng: np.random.Generator, untold: Collection[str] = ()) -> str:
+        """One of the captions of an example, without what is to be ``untold`` (``shapes.caption``)."""
         ...
 
     def scenes(self, count: int) -> list[Scene]:
@@ -147,9 +147,9 @@ class ClipData:
         """The scene of an example."""
         return scene_from_json(example["scene"])
 
-    def caption(self, example: dict[str, Any], rng: np.random.Generator, shown: Collection[str] = ()) -> str:
-        """One of the captions of an example, without what is ``shown`` otherwise (``shapes.caption``)."""
-        return caption(self.scene(example), rng, shown)
+    def caption(self, example: dict[str, Any], rng: np.random.Generator, untold: Collection[str] = ()) -> str:
+        """One of the captions of an example, without what is to be ``untold`` (``shapes.caption``)."""
+        return caption(self.scene(example), rng, untold)
 
     def scenes(self, count: int) -> list[Scene]:
         """The first training scenes; nothing is rendered."""

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vidjax.checks import number
 from vidjax.data.latents import fingerprint, open_latents
-from vidjax.data.source import ClipData, DataConfig
+from vidjax.data.source import ClipData, DataConfig, SceneData
+from vidjax.errors import InputError
 from vidjax.models.wan.camera_adapter import CameraAdapterConfig
 from vidjax.models.wan.presets import SamplingDefaults
 from vidjax.models.wan.vae import VAEConfig
@@ -32,6 +34,9 @@ from vidjax.training.samples import Row
 from vidjax.training.windows import check_window, first_windows, window_row
 from vidjax.typing import Array, Bool, Float, Params
 
+UNTOLD = ("size", "action", "place")
+"""What a caption may leave out and nothing else tells: then it may be anything."""
+
 
 class Clips(NamedTuple):
     """Latents of both splits, and of the pictures that training examples can be beside; ``name`` tells them apart."""
@@ -43,11 +48,11 @@ class Clips(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A row of a batch; whether its caption was ``dropped``, and what of the scene it leaves to what is ``shown``."""
+    """A row of a batch; whether its caption was ``dropped``, and what of the scene it leaves ``untold``."""
 
     row: dict[str, Any]
     dropped: bool
-    shown: Sequence[str]
+    untold: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,8 @@ class Conditioning:
 
     Args:
       caption_dropout: share of captions left out, for guidance.
+      untold_share: share of captions that leave out one or more of ``UNTOLD``, as what people write does; of the shapes
+        world only.
       given_share: share of clips of which latent frames are given at time 0, for models with one time per frame; see
         ``flow_matching.given_frames``. A model whose latent frames were all trained to be given says so when exported.
       reference_share: share of examples that are beside one to three pictures of their subject, whose colour and shape
@@ -73,6 +80,7 @@ class Conditioning:
 
     data: DataConfig = ClipData()
     caption_dropout: float = 0.1
+    untold_share: float = 0.0
     given_share: float = 0.3
     reference_share: float = 0.0
     style_share: float = 0.0
@@ -87,6 +95,7 @@ class Conditioning:
         Raises:
           InputError: they have not.
         """
+        check_untold(self.untold_share, self.data)
         check_shares(self.data, self.reference_share, self.style_share)
         check_window(self.window, sampling, temporal_factor)
         cameras.check_camera(self.camera, self.data, temporal_factor)
@@ -112,19 +121,35 @@ class Conditioning:
         captions, latents of pictures beside it, poses of the camera."""
         dropped, seen = bool(rng.random() < self.caption_dropout), see(self.data, pictures, example, rng)
         camera, start = cameras.draw(self.camera, self.data, example, rng), 0
-        shown = *seen.show, *camera.show
-        row = latents_row(caption_row, example, "" if dropped else tell(self.data, example, rng, shown)) | seen.latents
+        untold = *seen.show, *camera.show, *draw_untold(self.untold_share, rng)
+        row = latents_row(caption_row, example, "" if dropped else tell(self.data, example, rng, untold)) | seen.latents
         if self.window is not None:
             cut, start = window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
             row |= cut
         if self.camera is not None:
             row |= cameras.pose_row(self.data, example, start, len(row["latents"]), camera, rng)
-        return Example(row, dropped, shown)
+        return Example(row, dropped, untold)
 
     def learned(self) -> dict[str, Any]:
         """What the sampling defaults say of a model that was trained so."""
         causal = {"causal": True} if self.causal_share else {}
         return causal | taught(self.reference_share, self.style_share)
+
+
+def draw_untold(share: float, rng: np.random.Generator) -> list[str]:
+    """What a caption leaves out: in ``share`` of them each of ``UNTOLD`` as often as not, at least one."""
+    if not share or rng.random() >= share:
+        return []
+    left = rng.random(len(UNTOLD)) < 0.5
+    left[rng.integers(len(UNTOLD))] = True
+    return [name for name, out in zip(UNTOLD, left, strict=True) if out]
+
+
+def check_untold(share: float, data: DataConfig) -> None:
+    """Raises InputError unless it is a share, and of captions whose factors are known."""
+    number("untold_share", share, 0, 1)
+    if share and not isinstance(data, SceneData):
+        raise InputError(f"untold_share={share}: only captions of the shapes world can leave something out; choose 0")
 
 
 def latents_row(caption_row: Row, example: dict[str, Any], caption: str) -> dict[str, np.ndarray]:

@@ -161,9 +161,9 @@ class DenoiserTask(Conditioning):
     ) -> dict[str, Any]:
         """Latents, those of pictures beside the example, the camera's poses, the tokens of one of the captions, and the
         factors, where known, it tells (-1: left out)."""
-        row, dropped, shown = self.example(functools.partial(token_row, tokenizer), pictures, example, rng)
+        row, dropped, untold = self.example(functools.partial(token_row, tokenizer), pictures, example, rng)
         if isinstance(self.data, SceneData):
-            labels = probe.labels(self.data.scene(example), shown)
+            labels = probe.labels(self.data.scene(example), untold)
             row["factors"] = np.full_like(labels, -1) if dropped else labels
         if self.place_share:
             row["placed"] = np.bool_(rng.random() < self.place_share)

@@ -22,15 +22,16 @@ SCENE = {"action": ACTIONS, "place": PLACES, "camera": CAMERAS, "style": STYLES}
 HEADS = (*(len(w) for w in SUBJECT.values()), *(len(w) + 1 for w in SUBJECT.values()), *map(len, SCENE.values()))
 
 
-def labels(scene: Scene, shown: Collection[str] = ()) -> Int[np.ndarray, "heads"]:
-    """Index of each factor's value, in the order of the heads; -1 where captions do not tell it, as it is ``shown``."""
+def labels(scene: Scene, untold: Collection[str] = ()) -> Int[np.ndarray, "heads"]:
+    """Index of each factor's value, in the order of the heads; -1 where captions leave it ``untold``."""
     first, second = (*scene.subjects, None)[:2]
 
     def of(subject: Subject | None) -> list[int]:
-        return [len(w) if subject is None else w.index(getattr(subject, f)) for f, w in SUBJECT.items()]
+        told = {f: len(w) if subject is None else w.index(getattr(subject, f)) for f, w in SUBJECT.items()}
+        return [-1 if subject is not None and f in untold else label for f, label in told.items()]
 
-    own = [-1] * len(SUBJECT) if "subject" in shown else of(first)
-    rest = {f: -1 if f in shown else w.index(getattr(scene, f)) for f, w in SCENE.items()}
+    own = [-1] * len(SUBJECT) if "subject" in untold else of(first)
+    rest = {f: -1 if f in untold else w.index(getattr(scene, f)) for f, w in SCENE.items()}
     if scene.drift is not None:
         rest["camera"] = -1
     elif scene.camera in SHOTS:

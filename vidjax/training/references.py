@@ -129,9 +129,9 @@ def see(data: DataConfig, gallery: Gallery | None, example: Mapping[str, Any], r
     return Seen({name: np.asarray(value, np.float32) for name, value in latents.items()}, show)
 
 
-def tell(data: DataConfig, example: dict[str, Any], rng: np.random.Generator, shown: Collection[str]) -> str:
-    """One of the captions of an example, without what is ``shown`` otherwise: only a `SceneData` can leave that out."""
-    return data.caption(example, rng, shown) if shown else data.caption(example, rng)
+def tell(data: DataConfig, example: dict[str, Any], rng: np.random.Generator, untold: Collection[str]) -> str:
+    """One of the captions of an example, without what is to be ``untold``: only a `SceneData` can leave that out."""
+    return data.caption(example, rng, untold) if untold else data.caption(example, rng)
 
 
 def untold_captions(data: SceneData, count: int) -> list[str]:

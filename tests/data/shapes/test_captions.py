@@ -24,6 +24,7 @@ def test_vocabulary_is_small_and_complete():
         used.update(shapes.caption(scene, rng).replace(",", "").split())
         if len(scene.subjects) == 1:
             used.update(shapes.caption(scene, rng, ("subject",)).replace(",", "").split())
+        used.update(shapes.caption(scene, rng, ("size",)).replace(",", "").split())
     assert used == set(shapes.vocabulary())
     assert len(used) < 150
 
@@ -46,6 +47,24 @@ def test_what_pictures_show_is_not_told():
     assert told == {"it", "subject", "one"}
     pair = next(s for s in map(shapes.training_scene, [0] * 50, range(50)) if len(s.subjects) == 2)
     assert shapes.parse(shapes.caption(pair, rng, ("style",))).subjects == pair.subjects
+
+
+@pytest.mark.parametrize("untold", [("size",), ("action",), ("place",), ("size", "action", "place")])
+def test_what_is_untold_is_left_out(untold):
+    """People write "an orange star at night": what such a caption says must still be the scene's, and no more."""
+    rng = np.random.default_rng(5)
+    for i in range(200):
+        scene = shapes.training_scene(0, i)
+        sentence = shapes.caption(scene, rng, untold)
+        found, plain = shapes.parse(sentence), Scene()
+        for name in ("action", "place", "camera", "style"):
+            assert getattr(found, name) == getattr(plain if name in untold else scene, name), sentence
+        for own, seen in zip(scene.subjects, found.subjects, strict=True):
+            assert (seen.colour, seen.shape) == (own.colour, own.shape), sentence
+            assert seen.size == (Subject().size if "size" in untold else own.size), sentence
+        assert "a orange" not in sentence
+        assert "  " not in sentence
+        assert not sentence.endswith((" ", ","))
 
 
 def test_one_scene_has_many_sentences():

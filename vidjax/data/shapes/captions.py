@@ -64,29 +64,35 @@ SHOTS = ("tracking", "aerial")
 _PLURAL_VERBS = {"does": "do", "rises": "rise", "bounces": "bounce", "rotates": "rotate", "moves": "move"}
 
 
-def caption(scene: Scene, rng: np.random.Generator, shown: Collection[str] = ()) -> str:
+def caption(scene: Scene, rng: np.random.Generator, untold: Collection[str] = ()) -> str:
     """One of the sentences that tell the scene's factors; which one is `rng`'s choice.
 
-    What is `shown` otherwise is not told: the `subject` of a scene of one (its colour and shape, and perhaps its size)
-    and the `style`, by pictures; the `camera`, by its path, but for `SHOTS`, of which a path does not tell enough.
+    `untold` is what it leaves out. Some is shown otherwise: the `subject` of a scene of one (its colour and shape, and
+    perhaps its size) and the `style`, by pictures; the `camera`, by its path, but for `SHOTS`, of which a path does not
+    tell enough. Or it may be anything, as in what people write: the `size`, the `action`, the `place`.
     """
 
     def pick(phrases):
         return phrases[rng.integers(len(phrases))]
 
-    if "subject" in shown:
+    if "subject" in untold:
         (subject,) = scene.subjects
         subjects = pick(SHOWN_PHRASES).format(size=pick(SIZE_WORDS[subject.size]))
+    elif "size" in untold:
+        subjects = " and ".join(f"{_article(s.colour)} {s.colour} {s.shape}" for s in scene.subjects)
     else:
         subjects = " and ".join(f"a {pick(SIZE_WORDS[s.size])} {s.colour} {s.shape}" for s in scene.subjects)
     action = pick(ACTION_PHRASES[scene.action])
     if len(scene.subjects) > 1:
         action = _plural(action)
     place = pick(PLACE_PHRASES[scene.place])
-    parts = [f"{place}, {subjects} {action}" if rng.random() < 0.2 else f"{subjects} {action} {place}"]
-    if "style" not in shown and (scene.style != "plain" or rng.random() >= UNSAID):
+    happens = subjects if "action" in untold else f"{subjects} {action}"
+    parts = [f"{place}, {happens}" if rng.random() < 0.2 else f"{happens} {place}"]
+    if "place" in untold:
+        parts = [happens]
+    if "style" not in untold and (scene.style != "plain" or rng.random() >= UNSAID):
         parts.insert(rng.integers(2), pick(STYLE_PHRASES[scene.style]))
-    told = scene.drift is None and ("camera" not in shown or scene.camera in SHOTS)
+    told = scene.drift is None and ("camera" not in untold or scene.camera in SHOTS)
     if told and (scene.camera != "static" or rng.random() >= UNSAID):
         parts.insert(rng.integers(len(parts) + 1), pick(CAMERA_PHRASES[scene.camera]))
     return ", ".join(parts)
@@ -132,7 +138,11 @@ def vocabulary() -> tuple[str, ...]:
     phrases = [phrase for table in _TABLES.values() for said in table.values() for phrase in said]
     phrases += [_plural(phrase) for said in ACTION_PHRASES.values() for phrase in said]
     phrases += [phrase.format(size="") for phrase in SHOWN_PHRASES]
-    return tuple(sorted({word for phrase in [*phrases, *COLOURS, *SHAPES, "a and"] for word in phrase.split()}))
+    return tuple(sorted({word for phrase in [*phrases, *COLOURS, *SHAPES, "a an and"] for word in phrase.split()}))
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def _plural(action: str) -> str:
