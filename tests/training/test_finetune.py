@@ -14,7 +14,7 @@ from vidjax.data.source import ClipData
 from vidjax.diffusion.flow import initial_noise
 from vidjax.errors import InputError
 from vidjax.parallel.mesh import make_mesh
-from vidjax.training import lora, train
+from vidjax.training import lora, probe, train
 from vidjax.training.finetune import LORA_FILE, FinetuneTask
 
 
@@ -139,4 +139,5 @@ def test_held_out_loss_is_of_the_trained_parameters(task, tiny_folder, tmp_path)
     first, again, other = (made.evaluate(params, jax.random.key(1)) for params in (start, start, moved))
     assert first == again
     assert all(first[name] != other[name] for name in first)
-    assert list(first) == ["loss_0.2", "loss_0.5", "loss_0.8", "loss_0.95"]
+    swaps = [f"swap_{name}" for name in (*probe.SUBJECT, *probe.SCENE)]
+    assert list(first) == ["loss_0.2", "loss_0.5", "loss_0.8", "loss_0.95", *swaps]

@@ -4,19 +4,18 @@ It shows which words a model uses long before samples do; the plain loss does no
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from vidjax import tokenizer as tokenizers
 from vidjax.data.shapes import Scene, actions_with, caption
-from vidjax.training.flow_matching import BANDS, CAUSAL_BANDS, loss_at
+from vidjax.data.source import SceneData
+from vidjax.training.flow_matching import BANDS, CAUSAL_BANDS, BatchVelocity, loss_at
 from vidjax.training.probe import SCENE, SUBJECT
+from vidjax.training.samples import Row, stack
 from vidjax.typing import Array, Params
-
-if TYPE_CHECKING:
-    from vidjax.training.denoiser import DenoiserTask
 
 SWAP_TIME = 0.8
 """Diffusion time of the swap test: noisy enough that the words decide what there is to see."""
@@ -39,23 +38,28 @@ def swapped(scene: Scene, factor: str, rng: np.random.Generator) -> Scene:
 
 
 def evaluate(
-    task: "DenoiserTask", params: Params, tokenizer: tokenizers.Tokenizer, source: Any, key: Array
+    velocity: BatchVelocity,
+    params: Params,
+    data: SceneData,
+    caption_row: Row,
+    examples: Sequence[dict[str, Any]],
+    key: Array,
+    causal: bool = False,
 ) -> dict[str, float]:
-    """On held-out clips: the loss in bands of diffusion time, also that of causal steps where there are some; and
-    ``swap_FACTOR``, the rise of the loss at ``SWAP_TIME`` in percent when that factor's word is wrong."""
-    examples = [source[i] for i in range(min(task.eval_clips, len(source)))]
-    scenes = [task.data.scene(example) for example in examples]
+    """On held-out ``examples`` of one shape: the loss in bands of diffusion time, also that of ``causal`` steps where
+    there are some; and ``swap_FACTOR``, the rise of the loss at ``SWAP_TIME`` in percent when that factor's word is
+    wrong."""
+    scenes = [data.scene(example) for example in examples]
     latents = np.stack([example["latents"] for example in examples]).astype(np.float32)
 
     def at(t: float, scenes: list[Scene], causal: bool = False) -> float:
         # The same random choice of words on both sides of a comparison.
-        texts = [caption(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
-        tokens = tokenizers.tokenize(tokenizer, texts)
-        batch = {"latents": latents, "tokens": tokens.ids, "length": tokens.lengths}
-        return float(loss_at(task.velocity, params, batch, key, jnp.float32(t), causal))
+        rows = [caption_row(caption(scene, np.random.default_rng(i))) for i, scene in enumerate(scenes)]
+        batch = {"latents": latents, **stack(rows)}
+        return float(loss_at(velocity, params, batch, key, jnp.float32(t), causal))
 
     scores = {f"loss_{band}": at(band, scenes) for band in BANDS}
-    scores |= {f"causal_loss_{band}": at(band, scenes, True) for band in CAUSAL_BANDS if task.causal_share}
+    scores |= {f"causal_loss_{band}": at(band, scenes, True) for band in CAUSAL_BANDS if causal}
     for factor in (*SUBJECT, *SCENE):
         wrong = [swapped(scene, factor, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
         scores[f"swap_{factor}"] = 100.0 * (at(SWAP_TIME, wrong) / scores[f"loss_{SWAP_TIME}"] - 1.0)

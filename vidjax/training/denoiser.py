@@ -239,7 +239,9 @@ class DenoiserTask(Conditioning):
     def evaluate(self, params: Params, tokenizer: tokenizers.Tokenizer, source: Any, key: Array) -> dict[str, float]:
         """The loss on held-out clips at some diffusion times and, where scenes are known, what wrong words cost."""
         if isinstance(self.data, SceneData):
-            return caption_swap.evaluate(self, params, tokenizer, source, key)
+            row, (examples,) = functools.partial(token_row, tokenizer), first_examples(source, self.eval_clips)
+            causal = self.causal_share > 0
+            return caption_swap.evaluate(self.velocity, params, self.data, row, examples, key, causal)
         told = dataclasses.replace(self, caption_dropout=0.0)
         batches = []
         for examples in first_examples(source, self.eval_clips):

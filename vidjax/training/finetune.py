@@ -13,7 +13,7 @@ import numpy as np
 
 from vidjax.config import TrainConfig
 from vidjax.data.buckets import check_buckets, first_examples
-from vidjax.data.source import ListedData
+from vidjax.data.source import ListedData, SceneData
 from vidjax.errors import InputError
 from vidjax.model import ModelConfig, bundled, part_layout, read_config
 from vidjax.models.wan.camera_adapter import CameraAdapterConfig
@@ -21,6 +21,7 @@ from vidjax.models.wan.denoiser import Remat
 from vidjax.parallel.mesh import make_mesh
 from vidjax.parallel.rules import Rules, under
 from vidjax.training import camera as cameras
+from vidjax.training import caption_swap
 from vidjax.training import lora as low_rank
 from vidjax.training.causal import check_causal_model
 from vidjax.training.conditioning import Conditioning, conditioned, latents_row
@@ -169,7 +170,10 @@ class FinetuneTask(Conditioning):
     def _evaluate(
         self, velocity: BatchVelocity, params: Params, caption_row: Row, source: Any, key: Array
     ) -> dict[str, float]:
-        """The loss on held-out clips at some diffusion times."""
+        """The loss on held-out clips at some diffusion times and, where scenes are known, what wrong words cost."""
+        if isinstance(self.data, SceneData):
+            (examples,), causal = first_examples(source, self.eval_clips), self.causal_share > 0
+            return caption_swap.evaluate(velocity, params, self.data, caption_row, examples, key, causal)
 
         def row(example: dict, i: int) -> dict[str, np.ndarray]:
             return latents_row(caption_row, example, self.data.caption(example, np.random.default_rng(i)))
