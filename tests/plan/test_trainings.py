@@ -22,7 +22,7 @@ from vidjax.training.lora import LoRAConfig
 def test_pictures_beside_examples_are_planned(pytestconfig, shares, more):
     """They lengthen the sequence: a plan without them would fit where the training does not."""
     config = load_config(pytestconfig.rootpath / "configs" / "shapes_adapted.py")
-    task = dataclasses.replace(config.task, **shares)
+    task = dataclasses.replace(config.task, **{"reference_share": 0.0, "style_share": 0.0, **shares})
     training, _, latent, _ = of_config(TrainConfig(task, 1, 2), None, None, None)
     found = {name: shape.shape for name, shape in training.example.items() if name in ("references", "style")}
     assert found == {name: (count, *latent[1:]) for name, count in more.items()}
