@@ -32,7 +32,7 @@ def get_config() -> TrainConfig:
     )
     return TrainConfig(
         task=task,
-        steps=10_000,
+        steps=14_600,
         batch_size=16,
         optimizer=OptimizerConfig(
             name="muon", learning_rate=1.2e-3, warmup_steps=100, schedule="cosine", weight_decay=0.01, b2=0.98

@@ -58,6 +58,15 @@ def test_each_of_a_pair_has_its_own_shape():
     assert hits["second_shape"] == [False]
 
 
+def test_pictures_are_left_out_frame_by_frame(tiny):
+    """Causal clips take no references: a model that can do both was refused its whole report."""
+    sampling = dataclasses.replace(tiny.config.sampling, causal=True, references=3)
+    able = dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, sampling=sampling))
+    report = evaluate(able, num_prompts=1, num_seeds=1, workers=1, causal=True)
+    assert "place" in report.scores
+    assert "reference_shape" not in report.scores
+
+
 @pytest.fixture(scope="module")
 def examined(tiny):
     """Clips of nine frames, and long ones of four windows."""

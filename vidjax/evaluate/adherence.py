@@ -141,10 +141,12 @@ def examine(
         _add_mean(report, "autoencoder_psnr", [psnr(*pair) for pair in zip(through, truth, strict=True)])
         if min(size[1:]) >= WINDOW:
             _add_mean(report, "autoencoder_ssim", [ssim(*pair) for pair in zip(through, truth, strict=True)])
-        if model.config.sampling.references:
+        # Frame by frame, clips take neither pictures of a subject nor rays.
+        whole = not settings.get("causal")
+        if model.config.sampling.references and whole:
             on_stage("references")
             _of_references(model, report, look, seed, size, reference_clips, settings)
-        if model.config.camera_adapter is not None and size[0] > 1:
+        if model.config.camera_adapter is not None and whole and size[0] > 1:
             on_stage("camera")
             _camera(model, report, seed, settings)
         long = []
