@@ -1,7 +1,6 @@
 """From words, and perhaps a picture, to a video: prompt -> text -> latents -> frames."""
 
 import contextlib
-import itertools
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -264,12 +263,12 @@ def _new_frames(
     with _open(model, requests, watch, kept) as make:
         if side == "before":
             latents = make(0, None)[:, : -window_overlap(model.config)]
-            frames = decode(model, latents, None, tiling, True, _pictures(requests, 0))
+            frames = decode(model, latents, None, tiling, True, _pictures(model, requests, 0))
             yield from _timed("decoding", watch, frames)
         elif continues(model.config) != "frame":
             given, cache = _ends(model, requests) if side else (None, None)
             for i, latents in zip(rollout.windows, _roll(make, rollout, given), strict=True):
-                pictures = _pictures(requests, i)
+                pictures = _pictures(model, requests, i)
                 frames = decode(model, latents, cache, tiling, i + 1 == rollout.count, pictures)
                 cache = yield from _timed("decoding", watch, frames)
         else:
@@ -284,14 +283,18 @@ def _new_frames(
                 last = frames[:, -1]
 
 
-def _pictures(requests: Sequence[Request], i: int) -> dict[int, UInt8[np.ndarray, "B H W 3"]]:
-    """Which of the new latent frames of a window, behind a clip's first, are pictures."""
-    start = requests[0].rollout.new(i).start
-    given = [[(p.place, p.fitted) for p in r.window(i).given.pictures for _ in range(r.batch)] for r in requests]
-    found: dict[int, list[np.ndarray]] = {}
-    for place, picture in itertools.chain.from_iterable(given):
-        if place:
-            found.setdefault(place - start, []).append(picture)
+def _pictures(model: Model, requests: Sequence[Request], i: int) -> dict[int, UInt8[np.ndarray, "B H W 3"]]:
+    """Which of the new latent frames of a window, behind a clip's first, are pictures.
+
+    None are of models that are given pictures as channels: these paint every latent frame themselves.
+    """
+    if model.config.pictures != "frames":
+        return {}
+    start, found = requests[0].rollout.new(i).start, {}
+    for request in requests:
+        for picture in request.window(i).given.pictures:
+            if picture.place:
+                found.setdefault(picture.place - start, []).extend([picture.fitted] * request.batch)
     return {place: np.stack(each) for place, each in found.items()}
 
 

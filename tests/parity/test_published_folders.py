@@ -102,12 +102,13 @@ def test_same_clip(references, tmp_path, kind):
     expected = references.channels_last(theirs)
 
     model = vidjax.load(tmp_path)
-    found = vidjax.generate(
-        model, PROMPT, latents=noise, flow_shift=3.0, output_type="latent", progress=False, **settings, **named
-    )
+    asked = {"latents": noise, "flow_shift": 3.0, "progress": False, **settings, **named}
+    found = vidjax.generate(model, PROMPT, output_type="latent", **asked)
     assert np.abs(expected - noise).max() > 0.1
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
 
     frames = np.concatenate(list(decode(model, found)), axis=1)[0]
+    # A last picture is the model's own to paint where it is given as channels.
+    np.testing.assert_array_equal(vidjax.generate(model, PROMPT, **asked).frames, frames)
     error = np.mean((frames / 255.0 - references.decoded(pipeline.vae, theirs)) ** 2)
     assert 10 * np.log10(1 / error) > 45, "decoded frames differ"
