@@ -232,6 +232,7 @@ def test_large_frames_are_encoded_in_tiles(small, monkeypatch):
         return encode_chunk(config, params, cache, frames)
 
     monkeypatch.setattr("vidjax.encoding.encode_chunk", note)
+    monkeypatch.setattr("vidjax.chunks.encode_chunk", note)
     asked = {"resolution": 192, "refine": 0, "num_frames": 5}
     found = latents(small, **asked, image=PICTURE)
     assert seen == {(128, 128), (32, 64)}, "the picture of the small clip is encoded whole"

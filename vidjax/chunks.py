@@ -40,6 +40,15 @@ def by_latent_frame(config: VAEConfig, frames: UInt8[Any, "B F H W 3"]) -> Itera
         yield frames[:, max(0, end - ratio) : end]
 
 
+def encode_frames(model: Model, frames: UInt8[Any, "B F H W 3"]) -> Float[Array, "B f h w z"]:
+    """Normalized latents of clips, one latent frame at a time: memory does not grow with their length."""
+    cache, latents = None, []
+    for chunk in by_latent_frame(model.config.vae, frames):
+        encoded, cache = encode_chunk(model.config, model.params["vae"], cache, chunk)
+        latents.append(encoded)
+    return jnp.concatenate(latents, axis=1)
+
+
 def encode_behind(
     model: Model, seen: Sequence[UInt8[Array, "B _ H W 3"]], picture: UInt8[np.ndarray, "B H W 3"]
 ) -> Float[Array, "B 1 h w z"]:
@@ -51,7 +60,4 @@ def encode_behind(
     ratio = model.config.vae.temporal_factor
     before = jnp.concatenate(seen, axis=1)[:, -1 - CONTEXT * ratio :]
     held = jnp.repeat(jnp.asarray(picture)[:, None], ratio, axis=1)
-    cache = None
-    for chunk in by_latent_frame(model.config.vae, jnp.concatenate([before, held], axis=1)):
-        latents, cache = encode_chunk(model.config, model.params["vae"], cache, chunk)
-    return latents
+    return encode_frames(model, jnp.concatenate([before, held], axis=1))[:, -1:]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +23,6 @@ MIN_TILE = 8
 """In latents; so few that their borders, which see too little of the frame, are still half of a tile at most."""
 MIN_OVERLAP = 4
 """In latents: with less, the borders of small tiles show."""
-NO_PICTURES: Mapping[int, UInt8[np.ndarray, "B H W 3"]] = MappingProxyType({})
 
 
 def decode(
@@ -33,7 +31,7 @@ def decode(
     cache: PyTree | None = None,
     tiling: Tiling | None = None,
     last: bool = False,
-    pictures: Mapping[int, UInt8[np.ndarray, "B H W 3"]] = NO_PICTURES,
+    pictures: Mapping[int, UInt8[np.ndarray, "B H W 3"]] | None = None,
 ) -> Generator[UInt8[np.ndarray, "B n H W 3"], None, PyTree]:
     """Frames of the next latent frames, those of one at a time. Returns the cache to go on with.
 
@@ -51,6 +49,7 @@ def decode(
     Raises:
       InputError: out of memory; it says which smaller tile to try.
     """
+    pictures = pictures or {}
     try:
         if tiling is None or len(tiling.corners) == 1:
             return (yield from _decode_whole(model, latents, cache, pictures))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidjax import tokenizer as tokenizers
-from vidjax.chunks import CONTEXT, by_latent_frame, encode_chunk
+from vidjax.chunks import CONTEXT, by_latent_frame, encode_chunk, encode_frames
 from vidjax.conditioning.condition import Condition, nothing_given
 from vidjax.conditioning.poses import Poses
 from vidjax.conditioning.rays import make_rays, pack
@@ -139,12 +139,8 @@ def _frames_apart(model: Model, pictures: Sequence[np.ndarray], batch: int) -> F
 
 
 def encode_clip(model: Model, frames: UInt8[np.ndarray, "F H W 3"]) -> Float[Array, "1 f h w z"]:
-    """Normalized latents of a clip, one latent frame at a time: memory does not grow with the clip."""
-    cache, latents = None, []
-    for chunk in by_latent_frame(model.config.vae, frames[None]):
-        encoded, cache = encode_chunk(model.config, model.params["vae"], cache, chunk)
-        latents.append(encoded)
-    return jnp.concatenate(latents, axis=1)
+    """Normalized latents of a clip."""
+    return encode_frames(model, frames[None])
 
 
 Part = tuple[int, int, int, int]

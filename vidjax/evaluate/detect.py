@@ -101,7 +101,7 @@ def detect(frames: UInt8[np.ndarray, "F H W 3"]) -> Seen:
     shown = colours[:2] or (max(areas, key=areas.get),)
     acting = [find_action(track(masks[c]), masks[c], background, H, W, len(shown)) for c in shown]
     shapes = [
-        find_shape(masks[c], sorted(shown, key=lambda o: o != c), a, background)
+        find_shape(masks[c], (c, *(other for other in shown if other != c)), a, background)
         for c, a in zip(shown, acting, strict=True)
     ]
     names = background.place, background.style, background.camera
