@@ -12,8 +12,8 @@ from vidjax.data.buckets import (
     first_examples,
     fitting,
     parse_bucket,
+    parts_of,
     sources_of,
-    weighted,
 )
 from vidjax.errors import InputError
 
@@ -91,14 +91,14 @@ def test_one_after_another():
         with pytest.raises(IndexError):
             source[index]
     assert sources_of(source)[2] == [c]
-    assert weighted(source) == [([a, b], 2), ([], 0), ([c], 1), ([d, e, f], 3)]
-    assert weighted(Bucketed(source.sources, (1.0, 2.0, 3.0, 4.0))) == [
-        ([a, b], 1.0),
-        ([], 0),
-        ([c], 3.0),
-        ([d, e, f], 4.0),
+    assert parts_of(source) == [([a, b], 2, 1), ([], 0, 1), ([c], 1, 1), ([d, e, f], 3, 1)]
+    assert parts_of(Bucketed(source.sources, (1.0, 2.0, 3.0, 4.0), (1, 1, 5, 2))) == [
+        ([a, b], 1.0, 1),
+        ([], 0, 1),
+        ([c], 3.0, 5),
+        ([d, e, f], 4.0, 2),
     ]
-    assert weighted([a, b]) == [([a, b], 2)]
+    assert parts_of([a, b]) == [([a, b], 2, 1)]
     assert sources_of([a, b]) == ([a, b],)
     assert first_examples(source, 4) == [[a], [c], [d]]
     assert first_examples(source, 6) == [[a, b], [c], [d, e]]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from vidjax.config import load_config
+from vidjax.data.buckets import Bucketed
 from vidjax.data.pipeline import indices, make_loader
 from vidjax.errors import InputError
 
@@ -69,6 +70,20 @@ def test_batches_of_one():
     """What counts the batches of an endless loader must hold the number of its examples."""
     rows = [batch["index"].item() for batch in take(make_loader(Few(), keep, 1, seed=0), 10)]
     assert sorted(rows) == list(range(10))
+
+
+def test_multiples_of_a_batch():
+    """A step would be given others' rows, or a bad one would be named by the wrong examples."""
+    examples = [{"index": np.int64(i)} for i in range(6)]
+    source = Bucketed((examples[:4], examples[4:]), None, (1, 3))
+    batches = take(make_loader(source, keep, 2, seed=0), 8)
+    sizes = [2 if batch["index"].max() < 4 else 6 for batch in batches]
+    assert [len(batch["index"]) for batch in batches] == sizes
+    assert set(sizes) == {2, 6}
+    assert all(indices(source, 2, 0, k) == batch["index"].tolist() for k, batch in enumerate(batches))
+    halves = [take(make_loader(source, keep, 2, seed=0, blocks=(i,), count=2), 8) for i in range(2)]
+    for k, batch in enumerate(batches):
+        np.testing.assert_array_equal(np.concatenate([half[k]["index"] for half in halves]), batch["index"])
 
 
 def test_processes_share_each_batch_in_order():

@@ -2,6 +2,10 @@
 
 import dataclasses
 
+import numpy as np
+
+from vidjax.data.buckets import Bucket
+from vidjax.data.shapes import held_out
 from vidjax.data.source import ClipData
 
 
@@ -17,3 +21,18 @@ def test_oblong_clips(tmp_path):
     assert len(one.open("train").sources) == len(one.buckets()) == 2
     assert len({each.name() for each in (data, one, dataclasses.replace(data, num_oblong_clips=0))}) == 3
     assert dataclasses.replace(data, num_oblong_clips=400).smoke().num_oblong_clips == 8
+
+
+def test_pictures(tmp_path):
+    """Single frames must not be judged on, nor have the scenes of the clips: they are for what clips are too few of."""
+    data = ClipData(str(tmp_path), 2, 2, num_frames=5, height=16, width=32, num_pictures=40)
+    clips, pictures = data.open("train").sources
+    assert clips[0]["video"].shape == (5, 16, 32, 3)
+    assert pictures[0]["video"].shape == (1, 16, 32, 3)
+    assert len(data.open("test")) == 2
+    assert data.buckets()[1:] == (Bucket(1, 16, 32),)
+    scenes = [data.scene(pictures.about(i)) for i in range(40)]
+    assert 0.4 < np.mean([len(scene.subjects) == 2 for scene in scenes]) < 0.8
+    assert not any(held_out(scene) for scene in scenes)
+    assert data.name() != dataclasses.replace(data, num_pictures=0).name()
+    assert dataclasses.replace(data, num_pictures=400).smoke().num_pictures == 8

@@ -16,6 +16,7 @@ from vidjax.errors import InputError
 from vidjax.parallel.mesh import make_mesh
 from vidjax.training import lora, probe, train
 from vidjax.training.finetune import LORA_FILE, FinetuneTask
+from vidjax.training.loop import make_batches
 
 
 @pytest.fixture
@@ -127,6 +128,20 @@ def test_tokens_of_a_batch(task):
     """Tokens per second would be those of other clips."""
     made = task.make(TrainConfig(task, 1, 8))
     assert made.tokens({"latents": jax.ShapeDtypeStruct((8, 3, 1, 2, 4), jnp.float32)}) == 8 * 3 * 2
+
+
+@pytest.mark.parametrize("causal_share", [0.0, 0.5])
+def test_pictures_beside_clips(task, tmp_path, causal_share):
+    """Batches of several sizes, each step of one: a step that took a batch for another's would end the run."""
+    data = dataclasses.replace(task.data, num_pictures=24)
+    learning = dataclasses.replace(task, lora=None, data=data, causal_share=causal_share, window=3)
+    state = run(learning, tmp_path / "run", steps=6)
+    assert int(state.step) == 6
+    assert np.isfinite(losses(tmp_path / "run")).all()
+    config = TrainConfig(learning, 6, 8)
+    batches = make_batches(learning.make(config), config, make_mesh(), 0)
+    shapes = {next(batches)["latents"].shape[:2] for _ in range(8)}
+    assert shapes == {(8, 3), (24, 1)}
 
 
 def test_held_out_loss_is_of_the_trained_parameters(task, tiny_folder, tmp_path):

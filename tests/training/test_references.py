@@ -12,7 +12,7 @@ import pytest
 
 import vidjax
 from vidjax.config import OptimizerConfig, TrainConfig
-from vidjax.data.buckets import weighted
+from vidjax.data.buckets import parts_of
 from vidjax.data.latents import Latents
 from vidjax.data.pipeline import make_loader
 from vidjax.data.shapes import COLOURS, SHAPES, parse, scene_to_json, training_scene
@@ -74,17 +74,17 @@ def test_shares_and_buckets():
     """A batch of examples with as many pictures each; twice as often one as two or three; of one subject only."""
     data = ClipData()
     source = with_pictures(Clips(COUNT), data, 0.4, 0.2)
-    whole = sum(weight for _, weight in weighted(source))
-    shares = {part[0].get("beside"): weight / whole for part, weight in weighted(source)}
+    whole = sum(weight for _, weight, _ in parts_of(source))
+    shares = {part[0].get("beside"): weight / whole for part, weight, _ in parts_of(source)}
     expected = {None: 0.4, (1, False): 0.2, (2, False): 0.1, (3, False): 0.1, (0, True): 0.1, (1, True): 0.1}
     assert shares == pytest.approx(expected)
-    for part, _ in weighted(source)[1:]:
+    for part, *_ in parts_of(source)[1:]:
         scenes = [data.scene(part[i]) for i in range(len(part))]
         count, _ = part[0]["beside"]
         assert all(len(scene.subjects) == 1 for scene in scenes) == bool(count)
         assert len(part) > COUNT / 2
     alone = with_pictures(Clips(COUNT), data, 0.0, 0.5)
-    assert [part[0].get("beside") for part, _ in weighted(alone)] == [None, (0, True)]
+    assert [part[0].get("beside") for part, *_ in parts_of(alone)] == [None, (0, True)]
 
 
 def test_pictures_are_of_the_subject_and_of_the_style(pictures):

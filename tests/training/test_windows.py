@@ -13,6 +13,7 @@ from vidjax.data.shapes import scene_to_json, training_scene
 from vidjax.data.source import ClipData
 from vidjax.errors import InputError
 from vidjax.training import denoiser
+from vidjax.training.conditioning import filled_batches
 from vidjax.training.denoiser import DenoiserTask
 from vidjax.training.flow_matching import flow_loss, given_frames
 from vidjax.training.windows import cut_window, first_windows
@@ -83,6 +84,25 @@ def test_task_cuts_its_samples(task):
     assert "later" not in whole
     np.testing.assert_array_equal(whole["latents"], CLIP)
     np.testing.assert_array_equal(whole["tokens"], rows[0]["tokens"])
+
+
+def test_a_picture_is_no_window(task):
+    """It has nothing to go on from: called the beginning of a clip, it would be noised as a causal window is."""
+    example = {"latents": CLIP[:1].astype(np.float16), "scene": scene_to_json(training_scene(0, 0))}
+    row = dataclasses.replace(task, causal_share=0.5).transform(task.tokenizer(), example, np.random.default_rng(0))
+    np.testing.assert_array_equal(row["latents"], CLIP[:1])
+    assert not {"later", "first"} & row.keys()
+
+
+def test_batches_of_pictures_are_filled():
+    """A picture has a fraction of a clip's tokens: in batches of as many rows they would cost more than they teach."""
+    clips, long, pictures = ([{"latents": CLIP[:frames]}] * 2 for frames in (3, len(CLIP), 1))
+    filled = filled_batches(Bucketed((clips, long, [], pictures), (1, 1, 1, 2)), window=3)
+    assert filled.multiples == (1, 1, 1, 3)
+    assert filled.weights == (1, 1, 1, 2)
+    assert filled_batches(Bucketed((clips, pictures, long)), window=None).multiples == (1, len(CLIP), 1)
+    for plain in (clips, pictures, Bucketed((clips, long))):
+        assert filled_batches(plain, window=3) is plain
 
 
 def test_window_is_what_is_sampled(task, tiny_folder):

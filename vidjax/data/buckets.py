@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -101,11 +101,13 @@ def crop(
 class Bucketed:
     """Sources one after another, each of examples of one shape; batches come from one at a time.
 
-    ``weights`` say how often from each; None: as often as it has examples.
+    ``weights`` say how often from each; None: as often as it has examples. A batch from one has ``multiples`` times as
+    many rows as there are asked for; None: as many.
     """
 
     sources: tuple[Any, ...]
     weights: tuple[float, ...] | None = None
+    multiples: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.sources))
@@ -132,12 +134,22 @@ def sources_of(source: Any) -> tuple[Any, ...]:
     return source.sources if isinstance(source, Bucketed) else (source,)
 
 
-def weighted(source: Any) -> list[tuple[Any, float]]:
-    """The sources of one shape that a source is made of, each with how often batches come from it."""
-    weights = source.weights if isinstance(source, Bucketed) else None
+class Part(NamedTuple):
+    """A source of one shape, with how often batches come from it, of how many times the rows asked for."""
+
+    source: Any
+    weight: float
+    multiple: int
+
+
+def parts_of(source: Any) -> list[Part]:
+    """The sources of one shape that a source is made of, as batches come from them."""
+    sources = sources_of(source)
+    whole = source if isinstance(source, Bucketed) else Bucketed(sources)
+    weights, multiples = whole.weights or map(len, sources), whole.multiples or [1] * len(sources)
     return [
-        (one, weight if len(one) else 0)
-        for one, weight in zip(sources_of(source), weights or map(len, sources_of(source)), strict=True)
+        Part(one, weight if len(one) else 0, multiple)
+        for one, weight, multiple in zip(sources, weights, multiples, strict=True)
     ]
 
 

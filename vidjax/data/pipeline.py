@@ -8,7 +8,7 @@ import grain
 import numpy as np
 
 from vidjax.config import CONFIG_MODULE
-from vidjax.data.buckets import weighted
+from vidjax.data.buckets import Part, parts_of
 from vidjax.errors import InputError
 
 ENDLESS = 2**52
@@ -32,8 +32,8 @@ def make_loader(
     Batch `k` is a function of `(source, transform, batch_size, seed, k)` alone. The numbers of processes
     and workers do not matter, so a position is one number and a run may resume elsewhere. Each epoch has an
     order of its own. A batch has examples of one shape: of a `Bucketed` source they come from one bucket, and
-    the buckets take turns, each as often as it has examples, or as its weight says. `workers=0` reads in threads
-    of this process, otherwise in that many processes.
+    the buckets take turns, each as often as it has examples, or as its weight says; a batch has `batch_size` rows,
+    or the bucket's multiple of them. `workers=0` reads in threads of this process, otherwise in that many processes.
 
     Raises:
       InputError: the source is empty, or the batch does not divide over the processes.
@@ -45,7 +45,7 @@ def make_loader(
             f"batch_size={batch_size} does not divide over {count} readers; "
             f"the nearest that does is {max(round(batch_size / count), 1) * count}"
         )
-    batches = _batches(weighted(source), transform, batch_size, seed, blocks, count)[start:]
+    batches = _batches(parts_of(source), transform, batch_size, seed, blocks, count)[start:]
     if workers == 0:
         return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
     _prepare_workers()
@@ -56,29 +56,31 @@ def make_loader(
 
 def indices(source: Any, batch_size: int, seed: int, batch: int) -> list[int]:
     """Where in `source` the rows of a global batch of `make_loader` lie, in order; no example is read."""
-    sizes = [(len(one), weight) for one, weight in weighted(source)]
-    starts = np.cumsum([0, *(size for size, _ in sizes[:-1])])
-    numbers = [(range(start, start + size), weight) for start, (size, weight) in zip(starts, sizes, strict=True)]
+    parts = parts_of(source)
+    starts = np.cumsum([0, *(len(part.source) for part in parts[:-1])])
+    numbers = [
+        part._replace(source=range(start, start + len(part.source))) for start, part in zip(starts, parts, strict=True)
+    ]
     return _batches(numbers, lambda index, rng: {"index": index}, batch_size, seed, (0,), 1)[batch]["index"].tolist()
 
 
 def _batches(
-    parts: Sequence[tuple[Any, float]],
+    parts: Sequence[Part],
     transform: Callable,
     batch_size: int,
     seed: int,
     blocks: Sequence[int],
     count: int,
 ) -> grain.MapDataset:
-    sources, weights = zip(*(each for each in parts if each[1]), strict=True)
-    if len(sources) == 1:
-        return _of_one_shape(sources[0], transform, batch_size, seed, blocks, count)
-    seeds = np.random.SeedSequence(seed).generate_state(len(sources))
+    parts = [part for part in parts if part.weight]
+    if len(parts) == 1:
+        return _of_one_shape(parts[0].source, transform, batch_size * parts[0].multiple, seed, blocks, count)
+    seeds = np.random.SeedSequence(seed).generate_state(len(parts))
     buckets = [
-        _of_one_shape(one, transform, batch_size, int(own), blocks, count)
-        for one, own in zip(sources, seeds, strict=True)
+        _of_one_shape(part.source, transform, batch_size * part.multiple, int(own), blocks, count)
+        for part, own in zip(parts, seeds, strict=True)
     ]
-    return grain.MapDataset.mix(buckets, weights)
+    return grain.MapDataset.mix(buckets, [part.weight for part in parts])
 
 
 def _of_one_shape(

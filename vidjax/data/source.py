@@ -86,7 +86,8 @@ class ClipData:
     Sizes are in pixels; ``seed`` chooses the scenes. For training there are also ``num_long_clips`` of ``long_frames``:
     what takes the whole clip is slower in them, so that they are good for windows behind the first alone. And there are
     ``num_camera_clips``, whose cameras do several things at once, at any speed: for models with a camera adapter; and
-    ``num_oblong_clips``, half of which are half as wide again, half as high again, and show more of the world.
+    ``num_oblong_clips``, half of which are half as wide again, half as high again, and show more of the world; and
+    ``num_pictures``, single frames, most of two subjects: they teach at the least cost what is where.
     """
 
     folder: str = "~/.cache/vidjax/data"
@@ -100,6 +101,7 @@ class ClipData:
     long_frames: int = 33
     num_camera_clips: int = 0
     num_oblong_clips: int = 0
+    num_pictures: int = 0
 
     def open(self, split: str) -> Any:
         """Random access to the split ``train`` or ``test`` (compositions kept from training)."""
@@ -111,12 +113,14 @@ class ClipData:
         if split == "train" and self.num_long_clips:
             sources.append(load(num_clips=self.num_long_clips, **size | {"num_frames": self.long_frames}))
         if split == "train" and self.num_camera_clips:
-            sources.append(load(num_clips=self.num_camera_clips, drifting=True, **size))
+            sources.append(load(num_clips=self.num_camera_clips, kind="drifting", **size))
         if split == "train" and self.num_oblong_clips:
             halves = self.num_oblong_clips - self.num_oblong_clips // 2, self.num_oblong_clips // 2
             for count, (height, width) in zip(halves, self._oblong(), strict=True):
                 if count:
                     sources.append(load(num_clips=count, **size | {"height": height, "width": width}))
+        if split == "train" and self.num_pictures:
+            sources.append(load(num_clips=self.num_pictures, kind="pictured", **size | {"num_frames": 1}))
         return sources[0] if len(sources) == 1 else Bucketed(tuple(sources))
 
     def _oblong(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -129,18 +133,22 @@ class ClipData:
         long = f"-{self.num_long_clips}x{self.long_frames}" if self.num_long_clips else ""
         camera = f"-camera{self.num_camera_clips}" if self.num_camera_clips else ""
         oblong = f"-oblong{self.num_oblong_clips}" if self.num_oblong_clips else ""
-        return f"shapes-{size}-{self.num_clips}-{self.num_test_clips}{long}{camera}{oblong}-seed{self.seed}"
+        pictures = f"-pictures{self.num_pictures}" if self.num_pictures else ""
+        extra = f"{long}{camera}{oblong}{pictures}"
+        return f"shapes-{size}-{self.num_clips}-{self.num_test_clips}{extra}-seed{self.seed}"
 
     def buckets(self) -> tuple[Bucket, ...]:
         """The shapes of the clips."""
         lengths = (self.num_frames, self.long_frames) if self.num_long_clips else (self.num_frames,)
         own = [Bucket(length, self.height, self.width) for length in lengths]
         oblong = self._oblong()[: self.num_oblong_clips]  # of one there is none to be higher
-        return (*own, *(Bucket(self.num_frames, *size) for size in oblong))
+        pictures = [Bucket(1, self.height, self.width)] if self.num_pictures else []
+        return (*own, *(Bucket(self.num_frames, *size) for size in oblong), *pictures)
 
     def smoke(self) -> "ClipData":
         """A copy with a few clips."""
-        few = {name: min(getattr(self, name), 8) for name in ("num_long_clips", "num_camera_clips", "num_oblong_clips")}
+        extra = ("num_long_clips", "num_camera_clips", "num_oblong_clips", "num_pictures")
+        few = {name: min(getattr(self, name), 8) for name in extra}
         return dataclasses.replace(self, num_clips=32, num_test_clips=8, **few)
 
     def scene(self, example: dict[str, Any]) -> Scene:

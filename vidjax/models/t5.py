@@ -52,14 +52,16 @@ class SelfAttention(nn.Module):
         c = self.config
         B, L, _ = x.shape
 
-        def project(name):
-            y = nn.Dense(c.num_heads * c.d_kv, use_bias=False, dtype=self.dtype, name=name)(x)
+        def project(name, scale=1.0):
+            init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+            y = nn.Dense(c.num_heads * c.d_kv, use_bias=False, dtype=self.dtype, kernel_init=init, name=name)(x)
             return y.reshape(B, L, c.num_heads, c.d_kv)
 
         buckets = relative_buckets(L, c.relative_attention_num_buckets, c.relative_attention_max_distance)
         table = nn.Embed(c.relative_attention_num_buckets, c.num_heads, name="relative_attention_bias")(buckets)
         bias = bias + table.transpose(2, 0, 1)[None].astype(bias.dtype)
-        y = attention(project("q"), project("k"), project("v"), bias=bias, scale=1.0)
+        # Scores are not scaled, so queries begin small, as in T5: else distances drown and order is not learned.
+        y = attention(project("q", 1.0 / c.d_kv), project("k"), project("v"), bias=bias, scale=1.0)
         return nn.Dense(c.d_model, use_bias=False, dtype=self.dtype, name="o")(y.reshape(B, L, -1))
 
 

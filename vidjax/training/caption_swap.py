@@ -20,6 +20,9 @@ from vidjax.typing import Array, Params
 SWAP_TIME = 0.8
 """Diffusion time of the swap test: noisy enough that the words decide what there is to see."""
 
+EXCHANGED = ("colour", "shape")
+"""What two subjects exchange, to see whether a model knows which word belongs to which."""
+
 
 def swapped(scene: Scene, factor: str, rng: np.random.Generator) -> Scene:
     """The scene with one factor (of the first subject, or of the scene) changed to another value."""
@@ -37,6 +40,15 @@ def swapped(scene: Scene, factor: str, rng: np.random.Generator) -> Scene:
     return dataclasses.replace(scene, **{factor: other})
 
 
+def exchanged(scene: Scene, factor: str) -> Scene:
+    """A scene of two subjects in which each has the other's colour, shape or size."""
+    one, other = scene.subjects
+    swapped = (
+        dataclasses.replace(mine, **{factor: getattr(theirs, factor)}) for mine, theirs in ((one, other), (other, one))
+    )
+    return dataclasses.replace(scene, subjects=tuple(swapped))
+
+
 def evaluate(
     velocity: BatchVelocity,
     params: Params,
@@ -48,11 +60,13 @@ def evaluate(
 ) -> dict[str, float]:
     """On held-out ``examples`` of one shape: the loss in bands of diffusion time, also that of ``causal`` steps where
     there are some; and ``swap_FACTOR``, the rise of the loss at ``SWAP_TIME`` in percent when that factor's word is
-    wrong."""
+    wrong. Of scenes of two ``exchange_FACTOR`` is the same where each subject has the other's word: a model that takes
+    a caption for a set of words has 0."""
     scenes = [data.scene(example) for example in examples]
     latents = np.stack([example["latents"] for example in examples]).astype(np.float32)
+    pairs = [i for i, scene in enumerate(scenes) if len({subject.shape for subject in scene.subjects}) == 2]
 
-    def at(t: float, scenes: list[Scene], causal: bool = False) -> float:
+    def at(t: float, scenes: list[Scene], causal: bool = False, latents: np.ndarray = latents) -> float:
         # The same random choice of words on both sides of a comparison.
         rows = [caption_row(caption(scene, np.random.default_rng(i))) for i, scene in enumerate(scenes)]
         batch = {"latents": latents, **stack(rows)}
@@ -63,4 +77,9 @@ def evaluate(
     for factor in (*SUBJECT, *SCENE):
         wrong = [swapped(scene, factor, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
         scores[f"swap_{factor}"] = 100.0 * (at(SWAP_TIME, wrong) / scores[f"loss_{SWAP_TIME}"] - 1.0)
+    if pairs:
+        right = at(SWAP_TIME, [scenes[i] for i in pairs], latents=latents[pairs])
+    for factor in EXCHANGED if pairs else ():
+        wrong = at(SWAP_TIME, [exchanged(scenes[i], factor) for i in pairs], latents=latents[pairs])
+        scores[f"exchange_{factor}"] = 100.0 * (wrong / right - 1.0)
     return scores

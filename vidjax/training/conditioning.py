@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vidjax.checks import number
+from vidjax.data.buckets import sources_of
 from vidjax.data.latents import fingerprint, open_latents
 from vidjax.data.source import ClipData, DataConfig, SceneData
 from vidjax.errors import InputError
@@ -112,6 +113,7 @@ class Conditioning:
             pictures = open_pictures(config, params, self.data, place)
             train = with_pictures(train, self.data, self.reference_share, self.style_share)
         test = test if self.window is None else first_windows(test, self.window)
+        train = filled_batches(train, self.window)
         return Clips(train, test, pictures, f"{self.data.name()}-{fingerprint(config, params)}")
 
     def example(
@@ -123,7 +125,7 @@ class Conditioning:
         camera, start = cameras.draw(self.camera, self.data, example, rng), 0
         untold = *seen.show, *camera.show, *draw_untold(self.untold_share, rng)
         row = latents_row(caption_row, example, "" if dropped else tell(self.data, example, rng, untold)) | seen.latents
-        if self.window is not None:
+        if self.window is not None and len(row["latents"]) > 1:  # a picture is whole
             cut, start = window_row(row["latents"], self.window, self.later_share, self.causal_share > 0, rng)
             row |= cut
         if self.camera is not None:
@@ -134,6 +136,15 @@ class Conditioning:
         """What the sampling defaults say of a model that was trained so."""
         causal = {"causal": True} if self.causal_share else {}
         return causal | taught(self.reference_share, self.style_share)
+
+
+def filled_batches(source: Any, window: int | None) -> Any:
+    """A source of latents whose batches of single pictures have as many latent frames as those of clips."""
+    frames = [len(one[0]["latents"]) if len(one) else 0 for one in sources_of(source)]
+    if 1 not in frames or max(frames) == 1:
+        return source
+    most = max(frames) if window is None else window
+    return dataclasses.replace(source, multiples=tuple(most if own == 1 else 1 for own in frames))
 
 
 def draw_untold(share: float, rng: np.random.Generator) -> list[str]:

@@ -247,7 +247,9 @@ def make_batches(
     with contextlib.closing(loader):
         for rows in loader:
             yield {
-                name: jax.make_array_from_process_local_data(place, value, (config.batch_size, *value.shape[1:]))
+                name: jax.make_array_from_process_local_data(
+                    place, value, (len(value) // len(blocks) * count, *value.shape[1:])
+                )
                 for name, value in rows.items()
             }
 

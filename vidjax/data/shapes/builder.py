@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,10 +20,20 @@ from filelock import FileLock
 
 from vidjax.data.shapes.captions import caption
 from vidjax.data.shapes.render import render
-from vidjax.data.shapes.scene import Scene, drifting_scene, held_out_scene, scene_to_json, training_scene
+from vidjax.data.shapes.scene import (
+    Scene,
+    drifting_scene,
+    held_out_scene,
+    pictured_scene,
+    scene_to_json,
+    training_scene,
+)
 from vidjax.errors import InputError
 
-_SCENES = {"train": training_scene, "test": held_out_scene}
+Kind = Literal["named", "drifting", "pictured"]
+"""Which scenes: those that captions tell, or of `drifting_scene`, or of `pictured_scene`."""
+
+_SPLITS = ("train", "test")
 _WORTH_A_POOL = 256
 """Fewer clips than this are rendered faster than worker processes start."""
 _GIGABYTE = 10**9
@@ -43,12 +54,12 @@ class ShapesConfig(tfds.core.BuilderConfig):
     height: int = 64
     width: int = 64
     seed: int = 0
-    drifting: bool = False
+    kind: Kind = "named"
 
     def __post_init__(self):
         size = f"{self.num_frames}x{self.height}x{self.width}"
-        drifting = "-drifting" if self.drifting else ""
-        self.name = f"{size}-{self.num_clips}-{self.num_test_clips}-seed{self.seed}{drifting}"
+        kind = "" if self.kind == "named" else f"-{self.kind}"
+        self.name = f"{size}-{self.num_clips}-{self.num_test_clips}-seed{self.seed}{kind}"
 
 
 class ShapesWorld(tfds.core.GeneratorBasedBuilder):
@@ -81,14 +92,14 @@ class ShapesWorld(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager):
         return {
             name: self._generate_examples(split, clips)
-            for split in _SCENES
+            for split in _SPLITS
             for name, clips in _parts(self.builder_config, split).items()
         }
 
     def _generate_examples(self, split: str, clips: range) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
         size = {"num_frames": config.num_frames, "height": config.height, "width": config.width}
-        make = partial(_example, split, config.seed, config.drifting, **size)
+        make = partial(_example, split, config.seed, config.kind, **size)
         if len(clips) < _WORTH_A_POOL:
             yield from enumerate(map(make, clips))
             return
@@ -110,17 +121,16 @@ def load_shapes(
     height: int = 64,
     width: int = 64,
     seed: int = 0,
-    drifting: bool = False,
+    kind: Kind = "named",
 ):
     """A random-access data source of clips, rendered into `data_dir` at the first call and read afterwards.
 
-    The cameras of `drifting` clips are those of `drifting_scene`.
     `split` is 'train' or 'test'. `len(source)` and `source[i]` work; an item is a dict of `video` (uint8 [F, H, W, 3]),
     `caption` and `scene` (bytes, UTF-8). The first call renders on all cores in spawned processes: in a script keep it
     under `if __name__ == "__main__"`.
     Raises `InputError` for an unknown split, a size or count below 1, or a script without that line.
     """
-    if split not in _SCENES:
+    if split not in _SPLITS:
         raise InputError(f"the shapes world has no split {split!r}; its splits are 'train' and 'test'")
     if min(num_clips, num_test_clips, num_frames, height, width) < 1:
         raise InputError(
@@ -134,7 +144,7 @@ def load_shapes(
         height=height,
         width=width,
         seed=seed,
-        drifting=drifting,
+        kind=kind,
     )
     builder = ShapesWorld(data_dir=os.fspath(data_dir), config=config)
     if not builder.is_prepared():
@@ -185,12 +195,15 @@ class Clips:
         return self.parts[part][within]
 
 
-def _scene(split: str, seed: int, drifting: bool, index: int) -> Scene:
-    return drifting_scene(seed, index, split == "test") if drifting else _SCENES[split](seed, index)
+def _scene(split: str, seed: int, kind: Kind, index: int) -> Scene:
+    if kind == "named":
+        return held_out_scene(seed, index) if split == "test" else training_scene(seed, index)
+    draw = drifting_scene if kind == "drifting" else pictured_scene
+    return draw(seed, index, split == "test")
 
 
-def _example(split: str, seed: int, drifting: bool, index: int, *, num_frames: int, height: int, width: int) -> dict:
-    scene = _scene(split, seed, drifting, index)
+def _example(split: str, seed: int, kind: Kind, index: int, *, num_frames: int, height: int, width: int) -> dict:
+    scene = _scene(split, seed, kind, index)
     return {
         "video": np.frombuffer(zlib.compress(render(scene, num_frames, height, width), 1), np.uint8),
         "caption": caption(scene, np.random.default_rng((seed, index, 1))),

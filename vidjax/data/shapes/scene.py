@@ -45,6 +45,9 @@ STYLES = ("plain", "cinematic", "anime", "watercolor", "documentary")
 TWO_SUBJECTS = 0.25
 """The share of scenes with two subjects."""
 
+TWO_PICTURED = 0.6
+"""The same of scenes for single pictures: which is where is learned from these at the least cost."""
+
 DRIFTS = (42.0, 28.0, 0.85)
 """How far a camera drifts at most."""
 
@@ -106,15 +109,18 @@ def actions_with(camera: str) -> tuple[str, ...]:
     return ACTIONS
 
 
-def sample_scene(rng: np.random.Generator) -> Scene:
-    """Draws a scene: uniform, but a static camera and the plain style come twice as often as the others."""
+def sample_scene(rng: np.random.Generator, two_subjects: float = TWO_SUBJECTS) -> Scene:
+    """Draws a scene: uniform, but a static camera and the plain style come twice as often as the others.
+
+    `two_subjects` is the share of scenes that have them.
+    """
 
     def pick(words):
         return words[rng.integers(len(words))]
 
     camera = pick((*CAMERAS, "static"))
     action = pick(actions_with(camera))
-    colours = rng.permutation(len(COLOURS))[: 2 if rng.random() < TWO_SUBJECTS else 1]
+    colours = rng.permutation(len(COLOURS))[: 2 if rng.random() < two_subjects else 1]
     subjects = tuple(Subject(COLOURS[i], pick(SHAPES), pick(SIZES)) for i in colours)
     spread = 1.5 if len(subjects) == 2 or action.startswith(("moves", "bounces")) else 5.0
     return Scene(
@@ -174,6 +180,14 @@ def drifting_scene(seed: int, index: int, wanted: bool = False) -> Scene:
         scene = sample_scene(rng)
         if held_out(scene) is wanted and all(scene.action in actions_with(camera) for camera in like):
             return replace(scene, camera="static", drift=drift)
+
+
+def pictured_scene(seed: int, index: int, wanted: bool = False) -> Scene:
+    """Scene `index` of a set for single pictures, more of them with two subjects; held out where it is `wanted`."""
+    rng = np.random.default_rng((seed, index, 3))
+    while held_out(scene := sample_scene(rng, TWO_PICTURED)) is not wanted:
+        pass
+    return scene
 
 
 def _first(seed: int, index: int, wanted: bool) -> Scene:

@@ -1,0 +1,169 @@
+"""Training a text encoder anew for a denoiser that is there: its words stay known, and their order is told too.
+
+A denoiser sees a caption as a set of embeddings. Which word belongs to which, and what comes first, it can know only
+from the embeddings themselves.
+"""
+
+import dataclasses
+import functools
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidjax import tokenizer as tokenizers
+from vidjax.checks import number
+from vidjax.config import TrainConfig
+from vidjax.data.shapes import scene_to_json
+from vidjax.data.source import ClipData, DataConfig, SceneData
+from vidjax.errors import InputError
+from vidjax.model import ModelConfig, bundled, part_layout, read_config
+from vidjax.models import t5
+from vidjax.parallel.mesh import make_mesh
+from vidjax.parallel.rules import under
+from vidjax.training import probe
+from vidjax.training.conditioning import draw_untold
+from vidjax.training.samples import stack
+from vidjax.training.task import Task
+from vidjax.training.texts import PART, token_row
+from vidjax.typing import Array, Float, Int, Params
+from vidjax.weights import folder, hub
+
+FORMER = "former"
+"""The model's own text encoder, where it is held during training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEncoderTask:
+    """A new text encoder like the model's own: linear heads are to tell from it all that a caption says of the scene,
+    of two subjects which is which, and it is to stay close to the model's own embeddings.
+
+    Exports the whole model with it, for the denoiser to go on learning by `FinetuneTask`.
+
+    Args:
+      model: a folder in the published layout or a hub id; None: the bundled model.
+      data: whose captions; no clip is rendered.
+      closeness: weight of the mean squared distance to the model's own embeddings.
+      caption_dropout: share of captions that are empty.
+      untold_share: share of captions that leave something out, see `Conditioning`; in as many a subject that is alone
+        is not told, as where pictures show it.
+      eval_captions: captions that are kept from training.
+    """
+
+    model: str | None = None
+    data: DataConfig = ClipData()
+    closeness: float = 0.3
+    caption_dropout: float = 0.05
+    untold_share: float = 0.1
+    eval_captions: int = 1000
+
+    def make(self, config: TrainConfig) -> Task:
+        """The task as functions.
+
+        Raises:
+          InputError: these captions tell of no known scenes, or a share is none.
+        """
+        if not isinstance(self.data, SceneData):
+            kind = type(self.data).__name__
+            raise InputError(f"data={kind}: it is not known what its captions tell; the shapes world, ClipData, says")
+        number("untold_share", self.untold_share, 0, 1)
+        number("caption_dropout", self.caption_dropout, 0, 1)
+        number("closeness", self.closeness, 0, math.inf)
+        if self.eval_captions < 1:
+            raise InputError(f"eval_captions={self.eval_captions}: must be at least 1")
+        path = bundled() if self.model is None else hub.find(self.model)
+        model = read_config(path)
+        mesh = make_mesh(**dataclasses.asdict(config.mesh))
+        own = folder.read_part(path, PART, model.text_encoder, "float32", part_layout(PART, model, mesh))
+        tokenizer = tokenizers.load(path / "tokenizer" / "spiece.model", model.sampling.max_text_length)
+        scenes = self.data.scenes(self.data.num_clips + self.eval_captions)
+        train, test = scenes[: self.data.num_clips], scenes[self.data.num_clips :]
+        rows = [
+            probe_row(tokenizer, self.data, _example(scene), np.random.default_rng(i)) for i, scene in enumerate(test)
+        ]
+        return Task(
+            init=functools.partial(self.init, model),
+            loss=functools.partial(self.loss, model),
+            source=[_example(scene) for scene in train],
+            transform=functools.partial(self.transform, tokenizer),
+            evaluate=functools.partial(self.evaluate, model, stack(rows), {FORMER: own}),
+            rules=(*under(PART, model.modules.rules[PART]), (r".*", jax.sharding.PartitionSpec())),
+            export=functools.partial(self.export, path, model),
+            frozen={FORMER: own},
+            data=self.data.name(),
+        )
+
+    def smoke(self) -> "TextEncoderTask":
+        """A copy for seconds; the model stays as it is."""
+        return dataclasses.replace(self, data=self.data.smoke(), eval_captions=8)
+
+    def init(self, model: ModelConfig, key: Array) -> Params:
+        """Random parameters."""
+        text_key, probe_key = jax.random.split(key)
+        heads = probe.init(model.text_encoder.d_model, probe_key)
+        return {PART: model.modules.text_encoder.init(model.text_encoder, text_key), "probe": heads}
+
+    def transform(self, tokenizer: tokenizers.Tokenizer, example: dict[str, Any], rng: np.random.Generator) -> dict:
+        """The tokens of one of the captions of an example, and the factors it tells (-1: left out)."""
+        untold = draw_untold(self.untold_share, rng)
+        if len(self.data.scene(example).subjects) == 1 and rng.random() < self.untold_share:
+            untold.append("subject")
+        dropped = bool(rng.random() < self.caption_dropout)
+        return probe_row(tokenizer, self.data, example, rng, untold, dropped)
+
+    def loss(
+        self, model: ModelConfig, params: Params, batch: dict[str, Array], key: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Traceable; see the class."""
+        del key
+        text = _encode(model, params[PART], batch)
+        telling, share = probe.loss(params["probe"], text, batch["length"], batch["factors"])
+        apart = distance(text, _encode(model, params[FORMER], batch), batch["length"])
+        return telling + self.closeness * apart, {"probe": telling, "probe_correct": share, "distance": apart}
+
+    def evaluate(
+        self, model: ModelConfig, rows: dict[str, np.ndarray], frozen: Params, params: Params, key: Array
+    ) -> dict[str, float]:
+        """On captions that were not seen: the loss's parts, and the share of factors right in captions of two."""
+        params, second = {**params, **frozen}, len(probe.SUBJECT)
+        pairs = rows["factors"][:, second] < probe.HEADS[second] - 1
+        told = jax.jit(functools.partial(self.loss, model))
+        _, scores = told(params, rows, key)
+        _, of_pairs = told(params, {name: value[pairs] for name, value in rows.items()}, key)
+        return {name: float(score) for name, score in {**scores, "pairs_correct": of_pairs["probe_correct"]}.items()}
+
+    def export(self, path: Path, model: ModelConfig, params: Params, out: Path) -> None:
+        """Write the whole model, with this text encoder in bfloat16."""
+        shutil.copytree(path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(PART))
+        folder.write_part(out, PART, model.text_encoder, params[PART], "bfloat16")
+
+
+def probe_row(
+    tokenizer: tokenizers.Tokenizer,
+    data: SceneData,
+    example: dict[str, Any],
+    rng: np.random.Generator,
+    untold: list[str] | tuple[()] = (),
+    dropped: bool = False,
+) -> dict[str, np.ndarray]:
+    """The tokens of a caption, and the factors it tells."""
+    factors = probe.labels(data.scene(example), untold)
+    caption = "" if dropped else data.caption(example, rng, untold)
+    return {**token_row(tokenizer, caption), "factors": np.full_like(factors, -1) if dropped else factors}
+
+
+def distance(text: Float[Array, "B L D"], other: Float[Array, "B L D"], lengths: Int[Array, "B"]) -> Float[Array, ""]:
+    """Mean squared distance of embeddings, of tokens that there are: the others are zero in both."""
+    return jnp.sum((text - other) ** 2) / (jnp.sum(lengths) * text.shape[-1])
+
+
+def _example(scene: Any) -> dict[str, str]:
+    return {"scene": scene_to_json(scene)}
+
+
+def _encode(model: ModelConfig, params: Params, batch: dict[str, Array]) -> Float[Array, "B L D"]:
+    return t5.encode(model.text_encoder, params, batch["tokens"], batch["length"])
