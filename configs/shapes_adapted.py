@@ -25,7 +25,7 @@ def get_config() -> TrainConfig:
         lora=None,
         untold_share=0.1,
         given_share=0.3,
-        reference_share=0.15,
+        reference_share=0.25,
         style_share=0.03,
         causal_share=0.15,
         window=5,

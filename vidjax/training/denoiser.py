@@ -55,7 +55,7 @@ class DenoiserTask(Conditioning):
     text: t5.T5Config
     sampling: SamplingDefaults
     time_shift: float = 0.7
-    text_steps: int = 300
+    text_steps: int = 1000
     probe_weight: float = 0.3
     place_share: float = 0.0
     eval_clips: int = 64
