@@ -74,7 +74,7 @@ def test_left_out_captions_tell_nothing(task, tiny_folder):
     assert row["length"] == 1
     assert (row["factors"] == -1).all()
     made = dataclasses.replace(task, caption_dropout=0.0, untold_share=1.0).make(config(task))
-    alone = next(i for i in range(100) if len(task.data.scene(made.source[i]).subjects) == 1)
+    alone = next(i for i in range(100) if len(made.source[i]["scene"].subjects) == 1)
     row = made.transform(made.source[alone], np.random.default_rng(0))
     assert (row["factors"][:3] == -1).all(), "a picture shows it"
     assert (row["factors"][3:6] >= 0).all()

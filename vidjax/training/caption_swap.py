@@ -43,10 +43,10 @@ def swapped(scene: Scene, factor: str, rng: np.random.Generator) -> Scene:
 def exchanged(scene: Scene, factor: str) -> Scene:
     """A scene of two subjects in which each has the other's colour, shape or size."""
     one, other = scene.subjects
-    swapped = (
+    both = (
         dataclasses.replace(mine, **{factor: getattr(theirs, factor)}) for mine, theirs in ((one, other), (other, one))
     )
-    return dataclasses.replace(scene, subjects=tuple(swapped))
+    return dataclasses.replace(scene, subjects=tuple(both))
 
 
 def evaluate(
@@ -77,9 +77,10 @@ def evaluate(
     for factor in (*SUBJECT, *SCENE):
         wrong = [swapped(scene, factor, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
         scores[f"swap_{factor}"] = 100.0 * (at(SWAP_TIME, wrong) / scores[f"loss_{SWAP_TIME}"] - 1.0)
-    if pairs:
-        right = at(SWAP_TIME, [scenes[i] for i in pairs], latents=latents[pairs])
-    for factor in EXCHANGED if pairs else ():
+    if not pairs:
+        return scores
+    right = at(SWAP_TIME, [scenes[i] for i in pairs], latents=latents[pairs])
+    for factor in EXCHANGED:
         wrong = at(SWAP_TIME, [exchanged(scenes[i], factor) for i in pairs], latents=latents[pairs])
         scores[f"exchange_{factor}"] = 100.0 * (wrong / right - 1.0)
     return scores

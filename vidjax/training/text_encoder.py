@@ -8,28 +8,26 @@ import dataclasses
 import functools
 import math
 import shutil
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidjax import tokenizer as tokenizers
 from vidjax.checks import number
 from vidjax.config import TrainConfig
-from vidjax.data.shapes import scene_to_json
+from vidjax.data.shapes import Scene, caption
 from vidjax.data.source import ClipData, DataConfig, SceneData
 from vidjax.errors import InputError
-from vidjax.model import ModelConfig, bundled, part_layout, read_config
-from vidjax.models import t5
+from vidjax.model import ModelConfig, bundled, read_config
 from vidjax.parallel.mesh import make_mesh
 from vidjax.parallel.rules import under
 from vidjax.training import probe
 from vidjax.training.conditioning import draw_untold
-from vidjax.training.samples import stack
+from vidjax.training.samples import Encode, Row, stack
 from vidjax.training.task import Task
-from vidjax.training.texts import PART, token_row
+from vidjax.training.texts import PART, encoded_in_step
 from vidjax.typing import Array, Float, Int, Params
 from vidjax.weights import folder, hub
 
@@ -77,23 +75,21 @@ class TextEncoderTask:
             raise InputError(f"eval_captions={self.eval_captions}: must be at least 1")
         path = bundled() if self.model is None else hub.find(self.model)
         model = read_config(path)
-        mesh = make_mesh(**dataclasses.asdict(config.mesh))
-        own = folder.read_part(path, PART, model.text_encoder, "float32", part_layout(PART, model, mesh))
-        tokenizer = tokenizers.load(path / "tokenizer" / "spiece.model", model.sampling.max_text_length)
-        scenes = self.data.scenes(self.data.num_clips + self.eval_captions)
+        texts = encoded_in_step(path, model, make_mesh(**dataclasses.asdict(config.mesh)))
+        frozen = {FORMER: texts.frozen[PART]}
+        scenes = [{"scene": scene} for scene in self.data.scenes(self.data.num_clips + self.eval_captions)]
         train, test = scenes[: self.data.num_clips], scenes[self.data.num_clips :]
-        rows = [
-            probe_row(tokenizer, self.data, _example(scene), np.random.default_rng(i)) for i, scene in enumerate(test)
-        ]
+        rows = [probe_row(texts.row, each["scene"], np.random.default_rng(i)) for i, each in enumerate(test)]
+        loss = functools.partial(self.loss, texts.encode)
         return Task(
             init=functools.partial(self.init, model),
-            loss=functools.partial(self.loss, model),
-            source=[_example(scene) for scene in train],
-            transform=functools.partial(self.transform, tokenizer),
-            evaluate=functools.partial(self.evaluate, model, stack(rows), {FORMER: own}),
+            loss=loss,
+            source=train,
+            transform=functools.partial(self.transform, texts.row),
+            evaluate=functools.partial(self.evaluate, jax.jit(loss), stack(rows), frozen),
             rules=(*under(PART, model.modules.rules[PART]), (r".*", jax.sharding.PartitionSpec())),
             export=functools.partial(self.export, path, model),
-            frozen={FORMER: own},
+            frozen=frozen,
             data=self.data.name(),
         )
 
@@ -107,31 +103,30 @@ class TextEncoderTask:
         heads = probe.init(model.text_encoder.d_model, probe_key)
         return {PART: model.modules.text_encoder.init(model.text_encoder, text_key), "probe": heads}
 
-    def transform(self, tokenizer: tokenizers.Tokenizer, example: dict[str, Any], rng: np.random.Generator) -> dict:
+    def transform(self, caption_row: Row, example: dict[str, Scene], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The tokens of one of the captions of an example, and the factors it tells (-1: left out)."""
-        untold = draw_untold(self.untold_share, rng)
-        if len(self.data.scene(example).subjects) == 1 and rng.random() < self.untold_share:
+        scene, untold = example["scene"], draw_untold(self.untold_share, rng)
+        if len(scene.subjects) == 1 and rng.random() < self.untold_share:
             untold.append("subject")
         dropped = bool(rng.random() < self.caption_dropout)
-        return probe_row(tokenizer, self.data, example, rng, untold, dropped)
+        return probe_row(caption_row, scene, rng, untold, dropped)
 
     def loss(
-        self, model: ModelConfig, params: Params, batch: dict[str, Array], key: Array
+        self, encode: Encode, params: Params, batch: dict[str, Array], key: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Traceable; see the class."""
         del key
-        text = _encode(model, params[PART], batch)
+        text, former = encode(params, batch), encode({PART: params[FORMER]}, batch)
         telling, share = probe.loss(params["probe"], text, batch["length"], batch["factors"])
-        apart = distance(text, _encode(model, params[FORMER], batch), batch["length"])
+        apart = distance(text, former, batch["length"])
         return telling + self.closeness * apart, {"probe": telling, "probe_correct": share, "distance": apart}
 
     def evaluate(
-        self, model: ModelConfig, rows: dict[str, np.ndarray], frozen: Params, params: Params, key: Array
+        self, told: Callable, rows: dict[str, np.ndarray], frozen: Params, params: Params, key: Array
     ) -> dict[str, float]:
         """On captions that were not seen: the loss's parts, and the share of factors right in captions of two."""
         params, second = {**params, **frozen}, len(probe.SUBJECT)
         pairs = rows["factors"][:, second] < probe.HEADS[second] - 1
-        told = jax.jit(functools.partial(self.loss, model))
         _, scores = told(params, rows, key)
         _, of_pairs = told(params, {name: value[pairs] for name, value in rows.items()}, key)
         return {name: float(score) for name, score in {**scores, "pairs_correct": of_pairs["probe_correct"]}.items()}
@@ -143,27 +138,20 @@ class TextEncoderTask:
 
 
 def probe_row(
-    tokenizer: tokenizers.Tokenizer,
-    data: SceneData,
-    example: dict[str, Any],
+    caption_row: Row,
+    scene: Scene,
     rng: np.random.Generator,
-    untold: list[str] | tuple[()] = (),
+    untold: Collection[str] = (),
     dropped: bool = False,
 ) -> dict[str, np.ndarray]:
     """The tokens of a caption, and the factors it tells."""
-    factors = probe.labels(data.scene(example), untold)
-    caption = "" if dropped else data.caption(example, rng, untold)
-    return {**token_row(tokenizer, caption), "factors": np.full_like(factors, -1) if dropped else factors}
+    factors = probe.labels(scene, untold)
+    return {
+        **caption_row("" if dropped else caption(scene, rng, untold)),
+        "factors": np.full_like(factors, -1) if dropped else factors,
+    }
 
 
 def distance(text: Float[Array, "B L D"], other: Float[Array, "B L D"], lengths: Int[Array, "B"]) -> Float[Array, ""]:
     """Mean squared distance of embeddings, of tokens that there are: the others are zero in both."""
     return jnp.sum((text - other) ** 2) / (jnp.sum(lengths) * text.shape[-1])
-
-
-def _example(scene: Any) -> dict[str, str]:
-    return {"scene": scene_to_json(scene)}
-
-
-def _encode(model: ModelConfig, params: Params, batch: dict[str, Array]) -> Float[Array, "B L D"]:
-    return t5.encode(model.text_encoder, params, batch["tokens"], batch["length"])

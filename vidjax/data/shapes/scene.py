@@ -156,12 +156,12 @@ def held_out(scene: Scene) -> bool:
 
 def training_scene(seed: int, index: int) -> Scene:
     """Scene `index` of the training set `seed`; never a held-out one."""
-    return _first(seed, index, wanted=False)
+    return _first((seed, index), wanted=False)
 
 
 def held_out_scene(seed: int, index: int) -> Scene:
     """Scene `index` of the test set `seed`; always a held-out one."""
-    return _first(seed, index, wanted=True)
+    return _first((seed, index), wanted=True)
 
 
 def drifting_scene(seed: int, index: int, wanted: bool = False) -> Scene:
@@ -184,15 +184,12 @@ def drifting_scene(seed: int, index: int, wanted: bool = False) -> Scene:
 
 def pictured_scene(seed: int, index: int, wanted: bool = False) -> Scene:
     """Scene `index` of a set for single pictures, more of them with two subjects; held out where it is `wanted`."""
-    rng = np.random.default_rng((seed, index, 3))
-    while held_out(scene := sample_scene(rng, TWO_PICTURED)) is not wanted:
-        pass
-    return scene
+    return _first((seed, index, 3), wanted, TWO_PICTURED)
 
 
-def _first(seed: int, index: int, wanted: bool) -> Scene:
-    rng = np.random.default_rng((seed, index))
-    while held_out(scene := sample_scene(rng)) is not wanted:
+def _first(seed: tuple[int, ...], wanted: bool, two_subjects: float = TWO_SUBJECTS) -> Scene:
+    rng = np.random.default_rng(seed)
+    while held_out(scene := sample_scene(rng, two_subjects)) is not wanted:
         pass
     return scene
 
