@@ -1,5 +1,6 @@
 """Latents computed ahead: once, for the right autoencoder, going on where they were cut off."""
 
+import dataclasses
 import pickle
 
 import jax
@@ -36,7 +37,7 @@ def quick(monkeypatch):
     """An autoencoder that compiles at once: the mean colour of each frame, one clip a batch."""
 
     def encode(config, params, frames):
-        mean = frames.mean(axis=(2, 3), keepdims=True) * params["gain"]
+        mean = frames.mean(axis=(2, 3), keepdims=True) * params["encoder"]
         return mean, mean
 
     monkeypatch.setattr(latents.vae, "encode", encode)
@@ -60,7 +61,7 @@ def test_latents_are_the_autoencoders(tiny, tmp_path):
 
 def test_cut_off_goes_on(quick, tmp_path):
     """Hours of encoding would start over, or leave zeros where it stopped."""
-    params = {"gain": jnp.float32(2.0)}
+    params = {"encoder": jnp.float32(2.0)}
     with pytest.raises(KeyboardInterrupt):
         open_latents(quick, params, Clips(205, (1, 2, 2), broken=150), tmp_path, "clips")
     assert not list(tmp_path.glob("clips-" + "?" * 12 + ".npy")), "half a file must not pass for a whole one"
@@ -75,7 +76,7 @@ def test_cut_off_goes_on(quick, tmp_path):
 
 def test_computed_once_for_each_autoencoder(quick, tmp_path):
     """Read again they cost nothing; another autoencoder's latents must never be taken for these."""
-    ones, twos = {"gain": jnp.float32(1.0)}, {"gain": jnp.float32(2.0)}
+    ones, twos = {"encoder": jnp.float32(1.0)}, {"encoder": jnp.float32(2.0)}
     first = open_latents(quick, ones, Clips(5, (1, 2, 2)), tmp_path, "clips")
     again = Clips(5, (1, 2, 2))
     np.testing.assert_array_equal(open_latents(quick, ones, again, tmp_path, "clips").latents, first.latents)
@@ -84,11 +85,35 @@ def test_computed_once_for_each_autoencoder(quick, tmp_path):
     np.testing.assert_allclose(other.latents, 2 * first.latents, rtol=2e-3)
 
 
+def test_a_new_decoder_has_the_latents_of_the_old(quick, tmp_path):
+    """A better decoder changes no latent: encoding 40,000 clips again would buy nothing."""
+    encoder = {"encoder": jnp.float32(1.0)}
+    open_latents(quick, {**encoder, "decoder": jnp.float32(1.0)}, Clips(5, (1, 2, 2)), tmp_path, "clips")
+    again, wider = Clips(5, (1, 2, 2)), dataclasses.replace(quick, decoder_base_dim=7)
+    open_latents(wider, {**encoder, "decoder": jnp.float32(2.0)}, again, tmp_path, "clips")
+    assert again.read == []
+
+
+def test_named_clips_are_encoded_once_whatever_they_are_joined_with(quick, tmp_path):
+    """Adding a few pictures to a dataset would encode its 40,000 clips again."""
+    params = {"encoder": jnp.float32(1.0)}
+
+    def named(name):
+        clips = Clips(5, (1, 2, 2))
+        clips.name = name
+        return clips
+
+    open_latents(quick, params, named("clips"), tmp_path, "alone")
+    pictures, again = named("pictures"), named("clips")
+    open_latents(quick, params, Bucketed((pictures, again)), tmp_path, "joined")
+    assert pictures.read and not again.read
+
+
 def test_buckets_have_latents_of_their_own(quick, tmp_path):
     """Clips of several shapes do not fit one array; latents beside another clip's caption would teach wrong words."""
     shapes = ((5, 2, 2), (1, 4, 2), (5, 2, 2))
     sources = [Clips(3 + i, shape) for i, shape in enumerate(shapes)]
-    found = open_latents(quick, {"gain": jnp.float32(1.0)}, Bucketed(tuple(sources)), tmp_path, "clips")
+    found = open_latents(quick, {"encoder": jnp.float32(1.0)}, Bucketed(tuple(sources)), tmp_path, "clips")
     assert len(found) == 12
     for index, (source, i) in enumerate((s, i) for s in sources for i in range(len(s))):
         example = found[index]
@@ -105,7 +130,7 @@ def test_frames_are_not_read_for_latents(quick, tmp_path):
             return {"index": index}
 
     source = Told(4, (1, 2, 2))
-    found = open_latents(quick, {"gain": jnp.float32(1.0)}, source, tmp_path, "clips")
+    found = open_latents(quick, {"encoder": jnp.float32(1.0)}, source, tmp_path, "clips")
     source.read.clear()
     assert [found[i]["index"] for i in range(4)] == list(range(4))
     assert source.read == []
@@ -113,7 +138,7 @@ def test_frames_are_not_read_for_latents(quick, tmp_path):
 
 def test_workers_map_the_file(quick, tmp_path):
     """Each worker would be sent, and keep, all latents: gigabytes."""
-    found = open_latents(quick, {"gain": jnp.float32(1.0)}, Clips(300, (9, 2, 2)), tmp_path, "clips")
+    found = open_latents(quick, {"encoder": jnp.float32(1.0)}, Clips(300, (9, 2, 2)), tmp_path, "clips")
     packed = pickle.dumps(Latents(found.latents, None))
     assert len(packed) < 1000 < found.latents.nbytes
     np.testing.assert_array_equal(pickle.loads(packed).latents, found.latents)

@@ -41,9 +41,10 @@ class Latents:
 
 
 def fingerprint(config: vae.VAEConfig, params: Params) -> str:
-    """Twelve hexadecimal digits that change with the autoencoder."""
-    digest = hashlib.sha256(repr(config).encode())
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    """Twelve hexadecimal digits that change with what makes latents: all of the autoencoder but its decoder."""
+    digest = hashlib.sha256(repr(dataclasses.replace(config, decoder_base_dim=None)).encode())
+    makers = {name: part for name, part in params.items() if name in vae.ENCODER}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(makers)[0]:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.asarray(leaf, np.float32).tobytes())
     return digest.hexdigest()[:12]
@@ -52,6 +53,7 @@ def fingerprint(config: vae.VAEConfig, params: Params) -> str:
 def open_latents(config: vae.VAEConfig, params: Params, source: Any, folder: Path, name: str) -> Latents | Bucketed:
     """Latents of every clip of ``source`` (of each of its buckets), kept in ``folder`` under the autoencoder's name.
 
+    Those of a source that has a ``name`` are kept under that, and found again whatever it is joined with.
     Computed at the first call, which goes on where an earlier one was cut off. Of several processes one computes,
     and the others wait for it.
     """
@@ -59,7 +61,7 @@ def open_latents(config: vae.VAEConfig, params: Params, source: Any, folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
 
     def of(one: Any, name: str) -> Latents:
-        path = folder / f"{name}-{mark}.npy"
+        path = folder / f"{getattr(one, 'name', name)}-{mark}.npy"
         if not path.exists():
             with FileLock(path.with_suffix(".lock")):
                 if not path.exists():

@@ -17,9 +17,6 @@ from vidjax.training.task import Task
 from vidjax.typing import Array, Params, PyTree
 from vidjax.weights import folder
 
-ENCODER = ("encoder", "quant_conv")
-"""The parts of an autoencoder that make its latents."""
-
 
 @dataclasses.dataclass(frozen=True)
 class DecoderTask:
@@ -54,7 +51,7 @@ class DecoderTask:
         whole = self._autoencoder(model, start=self.vae if model == stored else None).make(config)
         everywhere = NamedSharding(make_mesh(**dataclasses.asdict(config.mesh)), PartitionSpec())
         read = folder.read_part(place, "vae", stored, "float32")
-        encoder = {name: jax.device_put(read[name], everywhere) for name in ENCODER}
+        encoder = {name: jax.device_put(read[name], everywhere) for name in vae.ENCODER}
 
         def start(abstract: PyTree, key: Array) -> Params:
             return _trained(whole.start({**abstract, **encoder}, key))
@@ -83,4 +80,4 @@ class DecoderTask:
 
 def _trained(params: Params) -> Params:
     """All but what makes the latents."""
-    return {name: part for name, part in params.items() if name not in ENCODER}
+    return {name: part for name, part in params.items() if name not in vae.ENCODER}

@@ -121,6 +121,23 @@ def test_decode_in_chunks_equals_whole(sizes):
     close(in_chunks(decode, params, latents, sizes), whole, 1e-5)
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_clips_begin_as_pictures(residual):
+    """What was learned from single frames would be lost to weights of time that were never trained."""
+    config = dataclasses.replace(TINY, is_residual=residual)
+    params = jax.jit(functools.partial(vae.init, config))(jax.random.key(0))
+    frames = jax.random.uniform(jax.random.key(1), (1, 9, 16, 16, 3), minval=-1)
+    # The last frame of four is what is encoded of them.
+    seen = frames[0, ::4][:, None]
+    (alone, _), _ = vae.encode_chunk(config, params, None, seen)
+    if not residual:  # whose shortcut averages the four
+        (clip, _), _ = vae.encode_chunk(config, params, None, frames)
+        close(clip[0], alone[:, 0], 1e-5)
+    pictures, _ = vae.decode_chunk(config, params, None, alone)
+    clip, _ = vae.decode_chunk(config, params, None, alone[:, 0][None])
+    close(clip[0, 1:], pictures[1:, 0].repeat(4, axis=0), 1e-5)
+
+
 def test_encode_is_causal():
     """Latents of a clip's beginning must not change with what follows: extension of a clip rests on it."""
     params, frames, _, encode, _ = tiny()

@@ -157,7 +157,7 @@ def load_shapes(
             builder = ShapesWorld(data_dir=os.fspath(data_dir), config=config)
             builder.download_and_prepare(file_format="array_record")
     parts = tuple(builder.as_data_source(part) for part in _parts(config, split))
-    return Clips(parts, (num_frames, height, width, 3))
+    return Clips(parts, (num_frames, height, width, 3), f"{builder.name}-{config.name}-{split}")
 
 
 def _parts(config: ShapesConfig, split: str) -> dict[str, range]:
@@ -175,6 +175,8 @@ class Clips:
     parts: tuple[Sequence[dict], ...]
     """All as long as the first, but the last."""
     shape: tuple[int, int, int, int]
+    name: str
+    """A file name that tells these clips from others."""
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))

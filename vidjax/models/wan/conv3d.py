@@ -29,19 +29,37 @@ def recall(module: nn.Module, x: Float[Array, "B F H W C"], frames: int) -> tupl
     return joined, start
 
 
+def of_the_present(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    """Of a kernel only what meets the present frame: clips begin as their frames one by one.
+
+    So what was learned from pictures is a beginning for clips (Wan, arXiv 2503.20314, section 4.1.2).
+    """
+    return jnp.zeros(shape, dtype).at[-1].set(nn.initializers.lecun_normal()(key, shape[1:], dtype))
+
+
+def copy_of_the_present(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    """A kernel over time alone that passes the present frame on, as often as there are outputs for it."""
+    del key
+    _, _, _, C, D = shape
+    return jnp.zeros(shape, dtype).at[-1, 0, 0].set(jnp.tile(jnp.eye(C, dtype=dtype), D // C))
+
+
 class Conv3D(nn.Module):
     """A 3D convolution without padding in time."""
 
     features: int
     kernel_size: tuple[int, int, int] = (3, 3, 3)
     time_stride: int = 1
+    kernel_init: nn.initializers.Initializer = of_the_present
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F2 H W D"]:
+    def __call__(self, x: Float[Array, "B F H W C"], taps: int | None = None) -> Float[Array, "B F2 H W D"]:
+        """``taps``: how many of the kernel's, the last of them; None: all."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        if x.shape[1] < self.kernel_size[0]:
+        kernel = kernel if taps is None else kernel[-taps:]
+        if x.shape[1] < kernel.shape[0]:
             return jnp.zeros((x.shape[0], 0, *x.shape[2:4], self.features), x.dtype)
         return conv3d(x, kernel.astype(x.dtype), self.time_stride) + bias.astype(x.dtype)
 
@@ -51,9 +69,13 @@ class CausalConv(Conv3D):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F H W D"]:
-        if self.kernel_size[0] > 1:
-            x, _ = recall(self, x, self.kernel_size[0] - 1)
-        return super().__call__(x)
+        frames, taps = x.shape[1], self.kernel_size[0]
+        if taps == 1:
+            return super().__call__(x)
+        x, start = recall(self, x, taps - 1)
+        # What would only meet the nothing before the clip is left out: of a picture that is most of the work.
+        taps = min(taps, frames) if start else taps
+        return super().__call__(x[:, -(frames + taps - 1) :], taps)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -22,7 +22,7 @@ from jax import lax
 
 from vidjax.errors import InputError
 from vidjax.models.attention import attention
-from vidjax.models.wan.conv3d import CausalConv, Conv3D, recall
+from vidjax.models.wan.conv3d import CausalConv, Conv3D, copy_of_the_present, recall
 from vidjax.parallel.mesh import BATCH_AXES
 from vidjax.parallel.rules import constrain, free_axes
 from vidjax.typing import Array, Float, Params, PyTree
@@ -86,6 +86,9 @@ def check_config(config: VAEConfig) -> None:
             "or twice it, from 1, and the last two are equal, as in (1, 2, 4, 4)"
         )
 
+
+ENCODER = ("encoder", "quant_conv")
+"""The parts of an autoencoder that make its latents."""
 
 Split = tuple[str | None, str | None]
 """The axes of the mesh that split rows and columns of a picture."""
@@ -181,7 +184,7 @@ class Downsample(nn.Module):
         if not self.temporal:
             return x
         joined, start = recall(self, x, 1)
-        time_conv = Conv3D(C, (3, 1, 1), time_stride=2, name="time_conv")
+        time_conv = Conv3D(C, (3, 1, 1), time_stride=2, kernel_init=copy_of_the_present, name="time_conv")
         return jnp.concatenate([x[:, :1], time_conv(x)], axis=1) if start else time_conv(joined)
 
 
@@ -197,7 +200,8 @@ class Upsample(nn.Module):
         if self.temporal:
             start = self.get_variable("cache", "past") is None
             rest = x[:, 1:] if start else x
-            y = Conv3D(2 * C, (3, 1, 1), name="time_conv")(recall(self, rest, 2)[0])
+            time_conv = Conv3D(2 * C, (3, 1, 1), kernel_init=copy_of_the_present, name="time_conv")
+            y = time_conv(recall(self, rest, 2)[0])
             y = jnp.stack([y[..., :C], y[..., C:]], axis=2).reshape(B, -1, H, W, C)
             x = jnp.concatenate([x[:, :1], y], axis=1) if start else y
         F = x.shape[1]
