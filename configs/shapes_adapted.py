@@ -1,10 +1,11 @@
 """The bundled model's denoiser goes on learning, on the latents of an autoencoder it was adapted to.
 
-It learns to be given any frames and pictures of who is in the clip and of its style, to go on from a window that ended,
-to make clips frame by frame, and to fill in what a caption leaves out.
+It learns to be given any frames, pictures of who is in the clip and of its style, and a camera that moves as it is
+told; to go on from a window that ended, to make clips frame by frame, and to fill in what a caption leaves out.
 
 Data:     40,000 clips of 17 frames of the shapes world and 4,000 of 33, for windows from their middle (1.7 GB): of
-          12,000 a denoiser of this size learned by heart what it should learn to make. And 20,000 single frames.
+          12,000 a denoiser of this size learned by heart what it should learn to make. 3,000 whose cameras do several
+          things at once, 4,000 that are wider or higher, 20,000 single frames.
 Hardware: two CPU cores or one GPU.
 Command:  vidjax adapt runs/vae/export runs/adapted --halvings 1
           vidjax train configs/shapes_adapted.py --workdir runs/model task.model=runs/adapted
@@ -13,6 +14,7 @@ Result:   runs/model/export, a whole model.
 
 from vidjax.config import OptimizerConfig, TrainConfig
 from vidjax.data.source import ClipData
+from vidjax.training.camera import CameraTraining
 from vidjax.training.finetune import FinetuneTask
 
 
@@ -21,16 +23,24 @@ def get_config() -> TrainConfig:
     # Pictures are for what is where, which is decided at high diffusion times: more of both teach a model that does not
     # know it yet (task.data.num_pictures=60000 task.time_shift=2.0 steps=2400).
     task = FinetuneTask(
-        data=ClipData(num_clips=40_000, num_long_clips=4000, num_pictures=20_000),
+        data=ClipData(
+            num_clips=40_000,
+            num_long_clips=4000,
+            num_camera_clips=3000,
+            num_oblong_clips=4000,
+            num_pictures=20_000,
+        ),
         lora=None,
         untold_share=0.1,
         given_share=0.3,
-        reference_share=0.25,
+        reference_share=0.35,
         style_share=0.03,
         causal_share=0.15,
         window=5,
         later_share=1.0,
-        time_shift=1.0,
+        time_shift=1.5,
+        # Of a latent of 8 x 8 pixels four rays tell as much as sixty-four, and the adapter stays small.
+        camera=CameraTraining(share=0.25, downscale_factor=2),
     )
     return TrainConfig(
         task=task,

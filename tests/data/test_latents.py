@@ -106,7 +106,8 @@ def test_named_clips_are_encoded_once_whatever_they_are_joined_with(quick, tmp_p
     open_latents(quick, params, named("clips"), tmp_path, "alone")
     pictures, again = named("pictures"), named("clips")
     open_latents(quick, params, Bucketed((pictures, again)), tmp_path, "joined")
-    assert pictures.read and not again.read
+    assert pictures.read
+    assert not again.read
 
 
 def test_buckets_have_latents_of_their_own(quick, tmp_path):

@@ -16,6 +16,7 @@ from vidjax.training import denoiser
 from vidjax.training.conditioning import filled_batches
 from vidjax.training.denoiser import DenoiserTask
 from vidjax.training.flow_matching import flow_loss, given_frames
+from vidjax.training.references import Beside
 from vidjax.training.windows import cut_window, first_windows
 
 CLIP = np.arange(9, dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 2, 4), np.float32)
@@ -101,6 +102,9 @@ def test_batches_of_pictures_are_filled():
     assert filled.multiples == (1, 1, 1, 3)
     assert filled.weights == (1, 1, 1, 2)
     assert filled_batches(Bucketed((clips, pictures, long)), window=None).multiples == (1, len(CLIP), 1)
+    # Beside three pictures each, as many latent frames as a clip beside three.
+    shown = Beside(pictures, np.arange(2), references=2, style=True)
+    assert filled_batches(Bucketed((long, shown)), window=5).multiples == (1, 2)
     for plain in (clips, pictures, Bucketed((clips, long))):
         assert filled_batches(plain, window=3) is plain
 

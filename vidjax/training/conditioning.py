@@ -22,6 +22,7 @@ from vidjax.models.wan.vae import VAEConfig
 from vidjax.training import camera as cameras
 from vidjax.training.camera import CameraTraining
 from vidjax.training.references import (
+    Beside,
     Gallery,
     beside,
     check_shares,
@@ -139,12 +140,18 @@ class Conditioning:
 
 
 def filled_batches(source: Any, window: int | None) -> Any:
-    """A source of latents whose batches of single pictures have as many latent frames as those of clips."""
-    frames = [len(one[0]["latents"]) if len(one) else 0 for one in sources_of(source)]
+    """A source of latents whose batches of single pictures have as many latent frames as those of clips.
+
+    Frames of the pictures that examples are beside count too.
+    """
+    sources = sources_of(source)
+    frames = [len(one[0]["latents"]) if len(one) else 0 for one in sources]
     if 1 not in frames or max(frames) == 1:
         return source
     most = max(frames) if window is None else window
-    return dataclasses.replace(source, multiples=tuple(most if own == 1 else 1 for own in frames))
+    extra = [one.pictures if isinstance(one, Beside) else 0 for one in sources]
+    multiples = ((most + more) // (1 + more) if own == 1 else 1 for own, more in zip(frames, extra, strict=True))
+    return dataclasses.replace(source, multiples=tuple(multiples))
 
 
 def draw_untold(share: float, rng: np.random.Generator) -> list[str]:

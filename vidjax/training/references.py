@@ -56,6 +56,11 @@ class Beside:
     references: int
     style: bool
 
+    @property
+    def pictures(self) -> int:
+        """How many are beside each example."""
+        return self.references + self.style
+
     def __len__(self) -> int:
         return len(self.rows)
 
