@@ -13,7 +13,7 @@ from vidjax.training.decoder import DecoderTask
 
 
 def get_config() -> TrainConfig:
-    # Single frames first, as the commands say: most of what there is to learn is in them, at a tenth of the cost.
+    # Single frames first, as the commands say: in the same time they are of many more scenes.
     return TrainConfig(
         task=DecoderTask("runs/pictures/export", crop_frames=17),
         steps=6000,
