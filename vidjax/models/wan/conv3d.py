@@ -32,7 +32,7 @@ def recall(module: nn.Module, x: Float[Array, "B F H W C"], frames: int) -> tupl
 def of_the_present(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
     """Of a kernel only what meets the present frame: clips begin as their frames one by one.
 
-    So what was learned from pictures is a beginning for clips (Wan, arXiv 2503.20314, section 4.1.2).
+    So what was learned from pictures is a beginning for clips (Wan, arXiv 2503.20314, trains its autoencoder so).
     """
     return jnp.zeros(shape, dtype).at[-1].set(nn.initializers.lecun_normal()(key, shape[1:], dtype))
 
