@@ -83,6 +83,7 @@ def test_adapted_model_is_whole(tmp_path, autoencoder):
     own = read_config(bundled())
     assert model.config.vae == OTHER
     assert model.config.size_multiple == own.size_multiple
+    assert model.config.camera_adapter == own.camera_adapter is not None  # its rays meet tokens, not latents
     assert model.config.sampling == own.sampling
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["model"]
     video = vidjax.generate(model, "a red heart at sea", num_frames=5, num_inference_steps=1)
@@ -96,6 +97,7 @@ def test_halved_tokens_are_mapped_from_those_they_are_of(tmp_path, autoencoder):
     config = read_config(tmp_path / "model")
     own = read_config(bundled())
     assert config.size_multiple == tuple(n // 2 for n in own.size_multiple)
+    assert config.camera_adapter is None
     assert explained < 1
     video = vidjax.generate(
         vidjax.load(str(tmp_path / "model")), "a red heart at sea", num_frames=5, num_inference_steps=1

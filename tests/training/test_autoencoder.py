@@ -11,12 +11,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from vidjax.config import TrainConfig, load_config
+from vidjax.data.pipeline import make_loader
 from vidjax.data.source import ClipData
 from vidjax.errors import InputError
 from vidjax.models.wan import vae
 from vidjax.training import autoencoder, perceptual, train
 from vidjax.training.adversarial import Adversarial
-from vidjax.training.autoencoder import AutoencoderTask
+from vidjax.training.autoencoder import AutoencoderTask, with_frames
 from vidjax.training.loop import fit
 from vidjax.training.perceptual import Perceptual
 from vidjax.video import from_uint8
@@ -60,9 +61,30 @@ def test_pieces_are_whole_and_some_mirrored(tiny):
     np.testing.assert_array_equal(first, second)
 
 
+def test_single_frames_between_clips(tiny):
+    """Of all clips, any frame, mirrored as pieces are; a batch of them has as many frames as one of pieces."""
+    task = AutoencoderTask(tiny.config.vae, ThreeClips(num_frames=9, height=16, width=32), 5, picture_share=0.5)
+    source = with_frames(task.data.open("train"), task.crop_frames, task.picture_share)
+    loader, seen, shapes = make_loader(source, task.transform, 2, seed=0), set(), []
+    for _ in range(24):
+        video = next(loader)["video"]
+        shapes.append(video.shape[:2])
+        if video.shape[1] > 1:
+            continue
+        for frame in video[:, 0]:
+            same = (frame == CLIPS).all((2, 3, 4)) | (CLIPS[:, :, :, ::-1] == frame).all((2, 3, 4))
+            assert same.sum() == 1
+            seen.add(int(same.argmax()))
+    assert sorted(set(shapes)) == [(2, 5), (10, 1)]
+    assert 8 <= shapes.count((10, 1)) <= 16
+    assert len(seen) > 20
+    assert with_frames(source, 5, 0.0) is source
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        (["task.picture_share=1"], r"picture_share=1.*: must lie in \[0, 1\); all single: crop_frames=1"),
         (["task.crop_frames=21"], r"crop_frames=21: .* at most num_frames=17; nearest: 17"),
         (["task.crop_frames=8"], r"crop_frames=8: must be 1 \+ a multiple of 4, .* nearest: 9"),
         (["task.data.num_frames=9", "task.crop_frames=0"], r"crop_frames=0: .* nearest: 1"),

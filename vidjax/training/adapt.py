@@ -32,8 +32,9 @@ NOISE = 0.5
 ROUNDING = 1e-3
 """The same for velocities, which are not: it keeps what hardly varies from being blown up."""
 
-OF_LATENTS = ("upsampler", "camera_adapter")
-"""Parts that would have to be moved too, and are left out."""
+OF_LATENTS = ("upsampler",)
+OF_TOKENS = ("camera_adapter",)
+"""Parts that would have to be moved too, and are left out; the second where tokens are halved."""
 
 
 class Linear(NamedTuple):
@@ -93,7 +94,8 @@ def adapt(
         params = farther(moved, params)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as unfinished:
         target = Path(unfinished) / "model"
-        shutil.copytree(path, target, ignore=shutil.ignore_patterns("transformer", "vae", "README.md", *OF_LATENTS))
+        left_out = ("transformer", "vae", "README.md", *OF_LATENTS, *(OF_TOKENS if halvings else ()))
+        shutil.copytree(path, target, ignore=shutil.ignore_patterns(*left_out))
         shutil.copytree(place / "vae", target / "vae")
         folder.write_part(target, "transformer", moved, params, "bfloat16")
         target.rename(out)

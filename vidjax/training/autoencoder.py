@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vidjax.config import TrainConfig
-from vidjax.data.buckets import check_buckets, first_examples
+from vidjax.data.buckets import Bucketed, check_buckets, first_examples, sources_of
 from vidjax.data.source import ClipData, DataConfig
 from vidjax.errors import InputError
 from vidjax.models.wan import vae
@@ -34,6 +34,9 @@ STATISTICS_CLIPS = 256
 DISCRIMINATOR, VGG = "discriminator", "vgg"
 """Where their parameters are, beside the autoencoder's own."""
 
+SINGLE = "single"
+"""Says of an example that one of its frames is wanted."""
+
 SAMPLE_CLIPS = 4
 SAMPLE_FPS = 8
 """Where the clips do not say."""
@@ -44,6 +47,8 @@ class AutoencoderTask:
     """Loss: ``|y - x| + mse_weight (y - x)^2 + kl_weight KL``, on random pieces of up to ``crop_frames`` frames.
 
     Args:
+      picture_share: share of the batches that are single frames, as many as the pieces of another batch have: of more
+        clips at less cost, so that what is in a frame is not forgotten over how it moves.
       perceptual: adds an LPIPS distance of the frames, by weights of your own.
       adversarial: adds a discriminator, which learns beside. Begin with it where there is something to judge: train
         without it first, then with ``start``.
@@ -53,6 +58,7 @@ class AutoencoderTask:
     model: vae.VAEConfig
     data: DataConfig = ClipData()
     crop_frames: int = 9
+    picture_share: float = 0.0
     mse_weight: float = 2.0
     kl_weight: float = 2e-3
     eval_clips: int = 32
@@ -75,7 +81,7 @@ class AutoencoderTask:
         return Task(
             init=self.init,
             loss=self.loss,
-            source=self.data.open("train"),
+            source=with_frames(self.data.open("train"), self.crop_frames, self.picture_share),
             transform=self.transform,
             evaluate=lambda params, key: evaluate(self.model, own_params(params), test, self.eval_clips),
             rules=VAE_RULES,
@@ -96,6 +102,8 @@ class AutoencoderTask:
                 f"crop_frames={self.crop_frames}: must be 1 + a multiple of {step}, and at most num_frames={frames}; "
                 f"nearest: {near}"
             )
+        if not 0 <= self.picture_share < 1:
+            raise InputError(f"picture_share={self.picture_share}: must lie in [0, 1); all single: crop_frames=1")
         for bucket in buckets if self.perceptual else ():
             if min(bucket.height, bucket.width) < perceptual.SMALLEST:
                 raise InputError(f"{bucket}: the perceptual term needs sides of {perceptual.SMALLEST} pixels at least")
@@ -130,7 +138,7 @@ class AutoencoderTask:
 
     def transform(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """A random piece of the clip, half of them mirrored."""
-        frames = min(self.crop_frames, example["video"].shape[0])
+        frames = 1 if example.get(SINGLE) else min(self.crop_frames, example["video"].shape[0])
         start = rng.integers(example["video"].shape[0] - frames + 1)
         video = example["video"][start : start + frames]
         return {"video": video[:, :, ::-1] if rng.random() < 0.5 else video}
@@ -173,6 +181,29 @@ class AutoencoderTask:
             scale_factor_temporal=self.model.temporal_factor,
         )
         folder.write_part(out, "vae", config, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """The clips of a source, of each of which one frame is wanted."""
+
+    source: Any
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.source[index], SINGLE: True}
+
+
+def with_frames(source: Any, crop_frames: int, share: float) -> Any:
+    """Clips, and again their single frames: this share of the batches, of as many frames as those of clips."""
+    if not share:
+        return source
+    clips = [one for one in sources_of(source) if len(one)]
+    lengths = [min(crop_frames, len(one[0]["video"])) for one in clips]
+    weights = [len(one) * part for part in (1 - share, share) for one in clips]
+    return Bucketed((*clips, *map(Frames, clips)), tuple(weights), (*[1] * len(clips), *lengths))
 
 
 def own_params(params: Params) -> Params:

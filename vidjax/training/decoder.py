@@ -33,6 +33,7 @@ class DecoderTask:
     decoder_base_dim: int | None = None
     data: DataConfig = ClipData()
     crop_frames: int = 9
+    picture_share: float = 0.0
     mse_weight: float = 2.0
     eval_clips: int = 32
     perceptual: Perceptual | None = None
