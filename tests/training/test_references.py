@@ -66,7 +66,14 @@ class Clips:
 def task(tiny_folder, tmp_path):
     data = ClipData(str(tmp_path / "data"), num_clips=16, num_test_clips=4, num_frames=9, height=16, width=32)
     return FinetuneTask(
-        str(tiny_folder), lora=None, data=data, eval_clips=4, caption_dropout=0.0, reference_share=0.5, style_share=0.25
+        str(tiny_folder),
+        lora=None,
+        data=data,
+        eval_clips=4,
+        caption_dropout=0.0,
+        reference_share=0.5,
+        portraits=4,
+        style_share=0.25,
     )
 
 
@@ -126,7 +133,7 @@ def test_pictures_are_as_large_as_their_clip(tiny, monkeypatch, tmp_path):
 
     monkeypatch.setattr(references, "open_latents", encoded)
     data = ClipData(height=32, width=64, num_long_clips=1, num_oblong_clips=2)
-    gallery = references.open_pictures(tiny.config.vae, {}, data, tmp_path)
+    gallery = references.open_pictures(tiny.config.vae, {}, data, tmp_path, 4)
     assert gallery.keys() == {(2, 4), (2, 6), (3, 4)}
     scene = next(scene for scene in data.scenes(9) if len(scene.subjects) == 1)
     example = {"latents": np.zeros((5, 2, 6, 4)), "scene": scene_to_json(scene), "beside": (2, True)}
@@ -237,6 +244,7 @@ def test_denoiser_from_nothing(new, tiny, pictures):
     [
         ({"reference_share": 1.0}, r"reference_share=1.0: must lie in \[0, 1\)"),
         ({"style_share": -0.1}, "style_share=-0.1: must lie"),
+        ({"portraits": 2}, "portraits=2: must lie between 3"),
         ({"reference_share": 0.6, "style_share": 0.4}, "must leave examples without"),
         ({"data": FolderData("nowhere")}, "reference_share=0.5: FolderData has no pictures of its subjects"),
         ({"data": FolderData("nowhere"), "untold_share": 0.1}, "only captions of the shapes world"),

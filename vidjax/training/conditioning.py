@@ -69,6 +69,8 @@ class Conditioning:
         ``flow_matching.given_frames``. A model whose latent frames were all trained to be given says so when exported.
       reference_share: share of examples that are beside one to three pictures of their subject, whose colour and shape
         the caption rarely tells then; of the shapes world only.
+      portraits: how many there are of each subject to choose these pictures from: a few are learned by heart, and then
+        nothing of shapes in pictures that are new.
       style_share: share of examples that are beside a still in their style, half of them beside a picture of their
         subject too, if ``reference_share`` is not 0. An exported model says which pictures it was trained for.
       window: latent frames of a sample, of clips that are longer: as many as the model's own ``num_frames`` are.
@@ -85,6 +87,7 @@ class Conditioning:
     untold_share: float = 0.0
     given_share: float = 0.3
     reference_share: float = 0.0
+    portraits: int = 512
     style_share: float = 0.0
     window: int | None = None
     later_share: float = 0.5
@@ -98,7 +101,7 @@ class Conditioning:
           InputError: they have not.
         """
         check_untold(self.untold_share, self.data)
-        check_shares(self.data, self.reference_share, self.style_share)
+        check_shares(self.data, self.reference_share, self.style_share, self.portraits)
         check_window(self.window, sampling, temporal_factor)
         cameras.check_camera(self.camera, self.data, temporal_factor)
 
@@ -111,7 +114,7 @@ class Conditioning:
         )
         pictures = None
         if self.reference_share or self.style_share:
-            pictures = open_pictures(config, params, self.data, place)
+            pictures = open_pictures(config, params, self.data, place, self.portraits)
             train = with_pictures(train, self.data, self.reference_share, self.style_share)
         test = test if self.window is None else first_windows(test, self.window)
         train = filled_batches(train, self.window)

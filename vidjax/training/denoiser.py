@@ -112,7 +112,8 @@ class DenoiserTask(Conditioning):
         """A copy for seconds; the autoencoder stays as it is."""
         model = dataclasses.replace(self.model, num_layers=2, num_attention_heads=2, ffn_dim=64)
         text = dataclasses.replace(self.text, num_layers=1, d_ff=32)
-        return dataclasses.replace(self, model=model, text=text, data=self.data.smoke(), eval_clips=4, text_steps=2)
+        few = {"data": self.data.smoke(), "portraits": 8, "eval_clips": 4, "text_steps": 2}
+        return dataclasses.replace(self, model=model, text=text, **few)
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         """Learned from captions of the training clips."""

@@ -111,7 +111,7 @@ class FinetuneTask(Conditioning):
 
     def smoke(self) -> "FinetuneTask":
         """A copy for seconds; the model stays as it is."""
-        return dataclasses.replace(self, data=self.data.smoke(), eval_clips=4)
+        return dataclasses.replace(self, data=self.data.smoke(), portraits=8, eval_clips=4)
 
     def _check(self, path: Path, model: ModelConfig) -> None:
         if self.part not in model.parts:

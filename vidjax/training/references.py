@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vidjax.checks import whole
 from vidjax.conditioning.references import MAX_REFERENCES, PlacedDenoiser, with_references
 from vidjax.data.buckets import Bucketed, sources_of
 from vidjax.data.latents import Latents, open_latents
@@ -68,12 +69,14 @@ class Beside:
         return {**self.source[int(self.rows[index])], "beside": (self.references, self.style)}
 
 
-def check_shares(data: DataConfig, reference_share: float, style_share: float) -> None:
+def check_shares(data: DataConfig, reference_share: float, style_share: float, portraits: int) -> None:
     """See that such shares of the examples can be beside pictures.
 
     Raises:
-      InputError: they leave nothing without, or of these clips it is not known what is to be seen.
+      InputError: they leave nothing without, or of these clips it is not known what is to be seen, or of a subject
+        there are fewer portraits than an example may have.
     """
+    whole("portraits", portraits, MAX_REFERENCES, 2**20)
     shares = {"reference_share": reference_share, "style_share": style_share}
     for name, share in shares.items():
         if not 0 <= share < 1:
@@ -85,15 +88,18 @@ def check_shares(data: DataConfig, reference_share: float, style_share: float) -
         raise InputError(f"reference_share={reference_share}, style_share={style_share}: must leave examples without")
 
 
-def open_pictures(config: VAEConfig, params: Params, data: SceneData, folder: Path) -> Gallery:
-    """Latents of portraits of every subject and of stills in every style, computed at the first call and kept."""
+def open_pictures(config: VAEConfig, params: Params, data: SceneData, folder: Path, portraits: int) -> Gallery:
+    """Latents of so many portraits of every subject and of stills in every style, computed at the first call and kept.
+
+    There is a picture of each for clips of every size.
+    """
 
     def of(name: str, source: Portraits | Stills) -> Latents:
         return open_latents(config, params, source, folder, f"{name}-{source.height}x{source.width}-{source.each}")
 
     gallery = {}
     for size in dict.fromkeys((bucket.height, bucket.width) for bucket in data.buckets()):
-        pictures = Pictures(of("portraits", Portraits(*size)), of("stills", Stills(*size)))
+        pictures = Pictures(of("portraits", Portraits(*size, portraits)), of("stills", Stills(*size)))
         gallery[pictures.stills.latents.shape[2:4]] = pictures
     return gallery
 

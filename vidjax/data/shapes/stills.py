@@ -16,7 +16,7 @@ class Stills:
 
     height: int
     width: int
-    each: int = 48
+    each: int = 192
 
     def __len__(self) -> int:
         return len(STYLES) * self.each
