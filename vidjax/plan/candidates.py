@@ -3,20 +3,17 @@
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from jax.sharding import AbstractMesh
 
 from vidjax.errors import InputError
 from vidjax.parallel.mesh import AXES
 from vidjax.parallel.rules import device_bytes
+from vidjax.plan.job import Job
 from vidjax.plan.programs import Program
 
-if TYPE_CHECKING:
-    from vidjax.plan.planning import Job
 
-
-def default(job: "Job") -> dict[str, int]:
+def default(job: Job) -> dict[str, int]:
     """The mesh where none is asked for: the batch is split, of sampling the pair that guidance needs, then tokens."""
     slices = job.topology.slices
     n = job.topology.num_devices // slices
@@ -27,12 +24,12 @@ def default(job: "Job") -> dict[str, int]:
     return {"data": slices, "fsdp": fsdp, "context": n // fsdp}
 
 
-def _rows(job: "Job") -> int:
+def _rows(job: Job) -> int:
     """Clips that a sampling step computes at once."""
     return job.clip.batch * (2 if job.guided else 1)
 
 
-def check(job: "Job", sizes: dict[str, int]) -> None:
+def check(job: Job, sizes: dict[str, int]) -> None:
     """See that a mesh suits a program.
 
     Raises:
@@ -48,7 +45,7 @@ def check(job: "Job", sizes: dict[str, int]) -> None:
     held_bytes(job, sizes)
 
 
-def held_bytes(job: "Job", sizes: dict[str, int]) -> int:
+def held_bytes(job: Job, sizes: dict[str, int]) -> int:
     """Bytes of parameters and state on a device; InputError where they cannot be split so."""
     return _held(job.program, tuple(sizes[axis] for axis in AXES))
 
@@ -59,7 +56,7 @@ def _held(program: Callable[[dict[str, int]], Program], sizes: tuple[int, ...]) 
     return device_bytes(whole.held(mesh)) + device_bytes(whole.beside(mesh))
 
 
-def all_sizes(job: "Job") -> Iterator[dict[str, int]]:
+def all_sizes(job: Job) -> Iterator[dict[str, int]]:
     """Every mesh over the devices that the program can be split over without doing anything twice."""
     n = job.topology.num_devices
     divisors = [d for d in range(1, n + 1) if n % d == 0]
@@ -76,7 +73,7 @@ def all_sizes(job: "Job") -> Iterator[dict[str, int]]:
                 yield sizes
 
 
-def _divides(job: "Job", sizes: dict[str, int]) -> bool:
+def _divides(job: Job, sizes: dict[str, int]) -> bool:
     blocks = sizes["data"] * sizes["fsdp"]
     if job.task == "decode":
         return blocks == job.topology.slices and sizes["tensor"] == 1
@@ -87,13 +84,13 @@ def _divides(job: "Job", sizes: dict[str, int]) -> bool:
     return _rows(job) % blocks == 0
 
 
-def ranked(job: "Job") -> list[dict[str, int]]:
+def ranked(job: Job) -> list[dict[str, int]]:
     """Meshes whose parameters leave room, those with the least to send first."""
     room = 0.85 * job.topology.chip.memory
     return sorted((s for s in all_sizes(job) if held_bytes(job, s) < room), key=lambda s: _sent(job, s))
 
 
-def _sent(job: "Job", sizes: dict[str, int]) -> float:
+def _sent(job: Job, sizes: dict[str, int]) -> float:
     """Roughly what a device sends in a layer: parameters gathered, tokens exchanged for heads, sums over features."""
     if job.model is None:
         return -sizes["fsdp"]
@@ -108,7 +105,7 @@ def _sent(job: "Job", sizes: dict[str, int]) -> float:
     return (gathered + exchanged + summed) / per_clip
 
 
-def smaller(job: "Job", sizes: dict[str, int], needs: int) -> dict[str, int] | None:
+def smaller(job: Job, sizes: dict[str, int], needs: int) -> dict[str, int] | None:
     """The mesh nearest to this one that should fit, if there is one: parameters are known, the rest goes by tokens."""
     held = held_bytes(job, sizes)
     share = lambda s: s["data"] * s["fsdp"] * s["context"]  # noqa: E731

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable
 from typing import get_args
 
 import jax
@@ -13,13 +12,14 @@ from vidjax import config as configs
 from vidjax.config import TrainConfig
 from vidjax.errors import InputError
 from vidjax.model import ModelConfig
-from vidjax.models.wan.denoiser import DenoiserConfig, Remat
+from vidjax.models.wan.denoiser import Remat
 from vidjax.models.wan.presets import PRESETS
 from vidjax.parallel.mesh import AXES, parse_mesh
 from vidjax.parallel.rules import device_bytes
 from vidjax.plan import candidates
 from vidjax.plan.chips import Topology, parse_topology
 from vidjax.plan.compiler import TooLarge, check_sizes, compile_program, make_plan_mesh
+from vidjax.plan.job import Job
 from vidjax.plan.programs import (
     Clip,
     Program,
@@ -37,33 +37,6 @@ from vidjax.training.finetune import FinetuneTask
 
 TASKS = ("sample", "decode", "train")
 REMATS = get_args(Remat)
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A question that has been understood.
-
-    ``program(sizes)`` is the program on a mesh of these sizes, which decide the ``batch`` of training where it is
-    None. ``model`` is the denoiser, where one runs; ``latent`` the [f, h, w, z] of a clip. ``guided`` says that every
-    clip is sampled twice, with the prompt and without.
-    """
-
-    name: str
-    task: str
-    topology: Topology
-    clip: Clip
-    latent: tuple[int, int, int, int]
-    model: DenoiserConfig | None
-    program: Callable[[dict[str, int]], Program]
-    batch: int | None
-    guided: bool = False
-    remat: str | None = None
-    sizes: dict[str, int] = dataclasses.field(default_factory=dict)
-
-    @property
-    def tokens_per_frame(self) -> int:
-        _, h, w, _ = self.latent
-        return h * w // (math.prod(self.model.patch_size[1:]) if self.model else 1)
 
 
 def plan(question: Question) -> Plan:
