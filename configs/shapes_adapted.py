@@ -3,11 +3,11 @@
 It learns to be given any frames, pictures of who is in the clip and of its style, and a camera that moves as it is
 told; to go on from a window that ended, to make clips frame by frame, and to fill in what a caption leaves out.
 
-Data:     40,000 clips of 17 frames of the shapes world and 4,000 of 33, for windows from their middle (1.7 GB): of
-          12,000 a denoiser of this size learned by heart what it should learn to make. 3,000 whose cameras do several
+Data:     40,000 clips of 17 frames of the shapes world and 4,000 of 33, for windows from their middle (1.9 GB): of
+          12,000 a denoiser of this size learned by heart what it should learn to make. 10,000 whose cameras do several
           things at once, 4,000 that are wider or higher, 20,000 single frames.
 Hardware: two CPU cores or one GPU.
-Command:  vidjax adapt runs/vae/export runs/adapted --halvings 1
+Command:  vidjax adapt runs/vae/export runs/adapted
           vidjax train configs/shapes_adapted.py --workdir runs/model task.model=runs/adapted
 Result:   runs/model/export, a whole model.
 """
@@ -26,7 +26,7 @@ def get_config() -> TrainConfig:
         data=ClipData(
             num_clips=40_000,
             num_long_clips=4000,
-            num_camera_clips=3000,
+            num_camera_clips=10_000,
             num_oblong_clips=4000,
             num_pictures=20_000,
         ),
@@ -38,7 +38,7 @@ def get_config() -> TrainConfig:
         causal_share=0.15,
         window=5,
         later_share=1.0,
-        time_shift=1.5,
+        time_shift=1.0,
         # Of a latent of 8 x 8 pixels four rays tell as much as sixty-four, and the adapter stays small.
         camera=CameraTraining(share=0.25, downscale_factor=2),
     )
