@@ -191,4 +191,5 @@ def test_configuration_is_a_task(pytestconfig):
     assert task.model.spatial_factor == task.model.scale_factor_spatial
     small = task.smoke()
     assert (small.data.num_clips, small.model.base_dim) < (task.data.num_clips, task.model.base_dim)
-    assert dataclasses.replace(small.model, base_dim=task.model.base_dim) == task.model
+    widths = {name: getattr(task.model, name) for name in ("base_dim", "decoder_base_dim")}
+    assert dataclasses.replace(small.model, **widths) == task.model
