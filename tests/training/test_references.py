@@ -44,7 +44,7 @@ def pictures():
     from vidjax.data.shapes.stills import Stills
     from vidjax.training.references import Pictures
 
-    return {(1, 2): Pictures(Tables(Portraits(16, 32)), Tables(Stills(16, 32)))}
+    return {(1, 2): Pictures(Tables(Portraits(16, 32, 8)), Tables(Stills(16, 32)))}
 
 
 class Clips:
@@ -135,6 +135,8 @@ def test_pictures_are_as_large_as_their_clip(tiny, monkeypatch, tmp_path):
     data = ClipData(height=32, width=64, num_long_clips=1, num_oblong_clips=2)
     gallery = references.open_pictures(tiny.config.vae, {}, data, tmp_path, 4)
     assert gallery.keys() == {(2, 4), (2, 6), (3, 4)}
+    without = references.open_pictures(tiny.config.vae, {}, data, tmp_path, 0)
+    assert all(pictures.portraits is None for pictures in without.values()), "nobody looks at them: not computed"
     scene = next(scene for scene in data.scenes(9) if len(scene.subjects) == 1)
     example = {"latents": np.zeros((5, 2, 6, 4)), "scene": scene_to_json(scene), "beside": (2, True)}
     found = see(data, gallery, example, np.random.default_rng(0)).latents

@@ -114,7 +114,8 @@ class Conditioning:
         )
         pictures = None
         if self.reference_share or self.style_share:
-            pictures = open_pictures(config, params, self.data, place, self.portraits)
+            portraits = self.portraits if self.reference_share else 0
+            pictures = open_pictures(config, params, self.data, place, portraits)
             train = with_pictures(train, self.data, self.reference_share, self.style_share)
         test = test if self.window is None else first_windows(test, self.window)
         train = filled_batches(train, self.window)

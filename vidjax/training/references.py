@@ -31,9 +31,9 @@ COUNTS = {1: 1 / 2, 2: 1 / 4, 3: 1 / 4}
 
 
 class Pictures(NamedTuple):
-    """Latents of all pictures that examples can be beside: [n, 1, h, w, z]."""
+    """Latents of all pictures that examples can be beside: [n, 1, h, w, z]; portraits only where some are."""
 
-    portraits: Latents
+    portraits: Latents | None
     stills: Latents
 
 
@@ -89,17 +89,15 @@ def check_shares(data: DataConfig, reference_share: float, style_share: float, p
 
 
 def open_pictures(config: VAEConfig, params: Params, data: SceneData, folder: Path, portraits: int) -> Gallery:
-    """Latents of so many portraits of every subject and of stills in every style, computed at the first call and kept.
-
-    There is a picture of each for clips of every size.
-    """
+    """Latents of so many portraits of every subject and of stills in every style, computed at first and kept."""
 
     def of(name: str, source: Portraits | Stills) -> Latents:
         return open_latents(config, params, source, folder, f"{name}-{source.height}x{source.width}-{source.each}")
 
     gallery = {}
     for size in dict.fromkeys((bucket.height, bucket.width) for bucket in data.buckets()):
-        pictures = Pictures(of("portraits", Portraits(*size, portraits)), of("stills", Stills(*size)))
+        subjects = of("portraits", Portraits(*size, portraits)) if portraits else None
+        pictures = Pictures(subjects, of("stills", Stills(*size)))
         gallery[pictures.stills.latents.shape[2:4]] = pictures
     return gallery
 

@@ -45,7 +45,7 @@ class Portraits:
 
     height: int
     width: int
-    each: int = 8
+    each: int
 
     def __len__(self) -> int:
         return len(COLOURS) * len(SHAPES) * self.each
