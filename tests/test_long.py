@@ -107,6 +107,22 @@ def test_windows_are_given_the_latents_before(tiny, six):
     assert np.abs(alone[:, 2] - six[:, 3]).max() > 1e-2, "what is given must count"
 
 
+def test_windows_go_on_from_noisy_frames(tiny, six):
+    """Models that learned to mend what they go on from: seen clean they were not trained so; noisy it must not stay."""
+    sampling = dataclasses.replace(tiny.config.sampling, past_noise=0.25)
+    model = dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, sampling=sampling))
+    found = latents(model, num_frames=21)
+    np.testing.assert_array_equal(found[:, :3], six[:, :3])
+    words, noise = make_condition(tiny, make_request(tiny, PROMPT)), window_noise(0, 1, (3, 1, 2, 4))
+    given = words.given.at[:, :2].set(found[:, 1:3])
+    condition = words._replace(given=given, mask=jnp.asarray([[True, True, False]]))
+    condition = condition._replace(times=jnp.asarray([[0.25, 0.25, 0.0]]), noise=noise[None])
+    made = jax.jit(vidjax.make_sampler(tiny))(tiny.params, jax.random.fold_in(jax.random.key(0), 1), condition)
+    np.testing.assert_array_equal(made[:, :2], found[:, 1:3])
+    np.testing.assert_allclose(made[:, 2], found[:, 3], rtol=0, atol=1e-4)
+    assert np.abs(found[:, 3] - six[:, 3]).max() > 1e-3
+
+
 def test_joints_are_seamless(tiny, six):
     """A decoder that began anew at a joint would flash there: the frames are those of one decoding of all latents."""
     frames = vidjax.generate(tiny, PROMPT, num_frames=21, progress=False).frames

@@ -72,7 +72,8 @@ def make_condition(
     """What a clip of one window is made from: text embeddings, and what is given.
 
     That is what the window has, with the camera's rays; ``past``, the latents [B, k, h, w, z] or frames, uint8
-    [B, H, W, 3], that the window before it ends with; and what is kept of ``clip``.
+    [B, H, W, 3], that the window before it ends with; and what is kept of ``clip``. Where the model goes on from noisy
+    frames, their ``noise`` is still to be drawn.
     """
     config = model.config
     texts = encode_texts(model, *text_key(window)) if texts is None else texts
@@ -80,6 +81,9 @@ def make_condition(
     references, style = _reference_latents(model, window)
     condition = Condition(texts.positive, texts.negative, given, mask, references=references, style=style)
     if config.pictures == "frames":
+        if past is not None and config.sampling.past_noise:
+            own = jnp.arange(mask.shape[1]) < past.shape[1]
+            condition = condition._replace(times=jnp.broadcast_to(config.sampling.past_noise * own, mask.shape))
         for place, latents in _given_latents(model, window, past):
             there = slice(place, place + latents.shape[1])
             condition = condition._replace(

@@ -195,29 +195,21 @@ def _guided_velocity(
     scale: float | Array,
     guidance: Guidance,
 ) -> Velocity:
-    def clip_velocity(
-        context: PyTree,
-        given: Array,
-        mask: Array,
-        channels: Array | None,
-        references: Array | None,
-        style: Array | None,
-        added: Array | None,
-    ) -> Velocity:
+    def clip_velocity(context: PyTree, own: Condition, added: Array | None) -> Velocity:
         def denoise(
             x: Float[Array, "B f h w c"], t: Float[Array, "B f"], frames: np.ndarray | None
         ) -> Float[Array, "B f h w c"]:
-            x = x if channels is None else jnp.concatenate([x, channels], axis=-1)
+            x = x if own.channels is None else jnp.concatenate([x, own.channels], axis=-1)
             trained = seen_frames(config) + 1 if config.riflex else None
             how = {"dtype": jnp.dtype(config.dtype), "trained": trained, "added": added}
             return config.modules.denoiser.velocity(config.transformer, params, x, t, context, frames, **how)
 
-        return with_given(with_references(denoise, references, style), given, mask)
+        beside = with_references(denoise, own.references, own.style)
+        return with_given(beside, own.given, own.mask, own.times, own.noise)
 
-    given, camera = (condition.given, condition.mask, condition.channels), contexts.camera
-    alone = None
+    alone, camera = None, contexts.camera
     if contexts.alone is not None:
-        alone = clip_velocity(contexts.alone, *given, condition.references, condition.style, camera)
+        alone = clip_velocity(contexts.alone, condition, camera)
     if contexts.pair is None and contexts.negative is None:
         return alone
 
@@ -225,14 +217,14 @@ def _guided_velocity(
         return paste(jnp.zeros_like(x), condition.mask, x)
 
     if contexts.negative is not None:
-        plain = clip_velocity(contexts.negative, *given, None, None, None)
+        plain = clip_velocity(contexts.negative, condition._replace(references=None, style=None), None)
 
         def pair(x: Array, t: Array) -> tuple[Array, Array]:
             return free(alone(x, t)), free(plain(x, t))
 
     else:
         added = None if camera is None else jnp.concatenate([camera, jnp.zeros_like(camera)])
-        both = clip_velocity(contexts.pair, *map(_twice, given), None, None, added)
+        both = clip_velocity(contexts.pair, jax.tree.map(_twice, condition), added)
 
         def pair(x: Array, t: Array) -> tuple[Array, Array]:
             positive, negative = jnp.split(both(jnp.concatenate([x, x]), t), 2)

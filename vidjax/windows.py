@@ -164,6 +164,8 @@ def sample_latents(
         noise = jnp.stack([window_noise(seed, window, shape, request.base is not None) for seed in request.seeds])
     else:
         noise = jnp.asarray(request.latents)
+    if condition.times is not None:
+        condition = condition._replace(noise=spread_batch(model, noise))
     if start is not None:
         noise, _ = interpolate(start, noise, jnp.full(start.shape[:2], request.walk.sigmas[0]))
     return sample_with_progress(

@@ -33,6 +33,23 @@ def test_given_frames_are_seen_clean_at_time_zero():
     np.testing.assert_array_equal(out, 2 * seen["x"])
 
 
+def test_what_is_gone_on_from_is_seen_noisy():
+    """Told of more noise than there is, or of less, a denoiser takes away what is there, or keeps what is wrong."""
+    noise, times = jnp.ones(GIVEN.shape), jnp.array([[0.25, 0.0, 0.0], [0.0, 0.5, 0.0]])
+    seen = {}
+
+    def denoise(x, t):
+        seen.update(x=x, t=t)
+        return x
+
+    with_given(denoise, GIVEN, MASK, times, noise)(X, jnp.float32(0.7))
+    np.testing.assert_array_equal(seen["t"], np.where(MASK, times, np.float32(0.7)))
+    np.testing.assert_allclose(seen["x"][0, 0], 0.75 * GIVEN[0, 0] + 0.25, rtol=1e-6)
+    np.testing.assert_allclose(seen["x"][1, 1], 0.5 * GIVEN[1, 1] + 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(seen["x"][1, 2], GIVEN[1, 2])
+    np.testing.assert_array_equal(seen["x"][0, 1:], X[0, 1:])
+
+
 def test_nothing_given_changes_nothing():
     """Words alone: every frame is noise at the clip's time."""
     given, mask = nothing_given(2, (3, 1, 2, 4))

@@ -124,6 +124,22 @@ def test_windows_of_longer_clips(task):
         wrong.make(TrainConfig(wrong, 1, 8))
 
 
+def test_how_noisy_a_model_goes_on(task, tmp_path, tiny):
+    """Exported without a word it would go on from clean frames, as it was not trained; a LoRA can say no word."""
+    data = dataclasses.replace(task.data, num_clips=4, num_long_clips=4, long_frames=17)
+    windows = dataclasses.replace(task, data=data, window=3, later_share=1.0, past_noise=0.25)
+    with pytest.raises(InputError, match=r"past_noise=0.25 with lora: the model goes on from 0.0; give none, or lora="):
+        windows.make(TrainConfig(windows, 1, 8))
+    wrong = dataclasses.replace(windows, lora=None, past_noise=1.5)
+    with pytest.raises(InputError, match=r"past_noise=1.5: must lie between 0 and 1"):
+        wrong.make(TrainConfig(wrong, 1, 8))
+    whole = dataclasses.replace(windows, lora=None)
+    made = whole.make(TrainConfig(whole, 1, 8))
+    made.export(jax.jit(made.init)(jax.random.key(0)), tmp_path / "out")
+    assert vidjax.load(tmp_path / "out").config.sampling.past_noise == 0.25
+    assert dataclasses.replace(whole, past_noise=None).past_time(tiny.config.sampling) == 0.0
+
+
 def test_tokens_of_a_batch(task):
     """Tokens per second would be those of other clips."""
     made = task.make(TrainConfig(task, 1, 8))

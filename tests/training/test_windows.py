@@ -64,6 +64,24 @@ def test_loss_knows_later_windows():
     np.testing.assert_array_equal((times[0] == 0).any(axis=1), batch["later"])
 
 
+def test_what_later_windows_go_on_from_is_noisy():
+    """Trained at another time than what is sampled, a model would not know how far to trust what it goes on from."""
+    seen = []
+
+    def velocity(params, batch, x, t):
+        seen.append((np.asarray(x), np.asarray(t)))
+        return x
+
+    batch = {"latents": jnp.zeros((64, 5, 4, 4, 4)), "later": jnp.arange(64) < 32}
+    flow_loss(velocity, {}, batch, jax.random.key(0), 0.7, 1.0, past_noise=0.25)
+    (x, t), first = seen[0], np.zeros(64, bool)
+    first[32:] = True
+    assert ((t == 0).any(axis=1) == first).all()
+    assert (t[:32, 0] == 0.25).all()
+    assert (t[32:] != 0.25).all()
+    np.testing.assert_allclose(x[:32, 0].std(), 0.25, rtol=0.05)
+
+
 @pytest.fixture
 def task(tiny, monkeypatch):
     monkeypatch.setattr(denoiser, "TOKENIZER_CAPTIONS", 200)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from vidjax.diffusion.flow import interpolate
 from vidjax.diffusion.solvers import Velocity
 from vidjax.tiles import cut
 from vidjax.typing import Array, Bool, Float
@@ -23,6 +24,9 @@ class Condition(NamedTuple):
 
     ``references`` are latents of pictures of one subject, and ``style`` of one whose style the clip takes, each of a
     clip of one frame: the denoiser sees them beside the clip (``conditioning.references``), of which they are no part.
+
+    Where a clip goes on from what the model made itself, that may be a little wrong: with ``times`` the denoiser sees
+    given frames at these, with ``noise``, and not at 0 (Diffusion Forcing, 2407.01392). In the result they are clean.
     """
 
     text: Float[Array, "B L D"]
@@ -36,6 +40,8 @@ class Condition(NamedTuple):
     references: Float[Array, "B R h w c"] | None = None
     style: Float[Array, "B 1 h w c"] | None = None
     rays: Float[Array, "B f H W C"] | None = None
+    times: Float[Array, "B f"] | None = None
+    noise: Float[Array, "B f h w c"] | None = None
 
 
 def nothing_given(batch: int, shape: tuple[int, int, int, int]) -> tuple[Array, Array]:
@@ -50,12 +56,13 @@ def paste(given: Float[Array, "B f h w c"], mask: Bool[Array, "B f"], x: Float[A
 
 def cut_condition(condition: Condition, corner: tuple[Array, Array], tile: tuple[int, int]) -> Condition:
     """What a tile of the clip is made from; ``kept`` is left out. ``references`` and ``style`` are of a tile's size."""
-    given, channels = (None if x is None else cut(x, corner, tile) for x in (condition.given, condition.channels))
+    own = condition.given, condition.channels, condition.noise
+    given, channels, noise = (None if x is None else cut(x, corner, tile) for x in own)
     rays = condition.rays
     if rays is not None:
         finer = rays.shape[2] // condition.given.shape[2]
         rays = cut(rays, tuple(finer * i for i in corner), tuple(finer * n for n in tile))
-    return condition._replace(given=given, channels=channels, rays=rays, kept=None, keep=None)
+    return condition._replace(given=given, channels=channels, noise=noise, rays=rays, kept=None, keep=None)
 
 
 def whole(condition: Condition, x: Float[Array, "B f h w c"]) -> Array:
@@ -76,11 +83,22 @@ def with_kept(velocity: Velocity, kept: Float[Array, "B f h w c"], keep: Bool[Ar
 
 
 def with_given(
-    denoise: Callable[[Array, Float[Array, "B f"]], Array], given: Float[Array, "B f h w c"], mask: Bool[Array, "B f"]
+    denoise: Callable[[Array, Float[Array, "B f"]], Array],
+    given: Float[Array, "B f h w c"],
+    mask: Bool[Array, "B f"],
+    times: Float[Array, "B f"] | None = None,
+    noise: Float[Array, "B f h w c"] | None = None,
 ) -> Velocity:
-    """A velocity at one time for the clip, from a denoiser at per-frame times: given frames are clean, at time 0."""
+    """A velocity at one time for the clip, from a denoiser at per-frame times.
+
+    Given frames are clean, at time 0; or at ``times``, with that much of the ``noise``.
+    """
+    if times is None:
+        times = jnp.zeros(mask.shape)
+    else:
+        given, _ = interpolate(given, noise, times)
 
     def velocity(x: Float[Array, "B f h w c"], t: Float[Array, ""]) -> Float[Array, "B f h w c"]:
-        return denoise(paste(given, mask, x), jnp.where(mask, 0.0, t))
+        return denoise(paste(given, mask, x), jnp.where(mask, times, t))
 
     return velocity

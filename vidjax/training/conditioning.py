@@ -76,6 +76,9 @@ class Conditioning:
       window: latent frames of a sample, of clips that are longer: as many as the model's own ``num_frames`` are.
       later_share: share of these samples that begin behind the clip's first latent frame, with some given: they teach
         to go on, for clips of several windows.
+      past_noise: diffusion time of what these are given, which the denoiser is told: it learns to mend what it goes on
+        from, and long clips come apart less (Chen et al., 2407.01392). An exported model goes on from such frames.
+        None: the model's own.
       causal_share: share of the steps that are causal, so that clips can be made frame by frame: a latent frame sees
         those before it, see ``causal.causal_noising``; with ``later`` samples that behind their clip's first. A model
         that has learned so says so when exported.
@@ -91,6 +94,7 @@ class Conditioning:
     style_share: float = 0.0
     window: int | None = None
     later_share: float = 0.5
+    past_noise: float | None = None
     causal_share: float = 0.0
     camera: CameraTraining | None = None
 
@@ -103,6 +107,8 @@ class Conditioning:
         check_untold(self.untold_share, self.data)
         check_shares(self.data, self.reference_share, self.style_share, self.portraits)
         check_window(self.window, sampling, temporal_factor)
+        if self.past_noise is not None:
+            number("past_noise", self.past_noise, 0, 1)
         cameras.check_camera(self.camera, self.data, temporal_factor)
 
     def open(self, config: VAEConfig, params: Params) -> Clips:
@@ -137,10 +143,16 @@ class Conditioning:
             row |= cameras.pose_row(self.data, example, start, len(row["latents"]), camera, rng)
         return Example(row, dropped, untold)
 
+    def past_time(self, sampling: SamplingDefaults) -> float:
+        """The diffusion time of what later windows are given."""
+        return sampling.past_noise if self.past_noise is None else self.past_noise
+
     def learned(self) -> dict[str, Any]:
         """What the sampling defaults say of a model that was trained so."""
-        causal = {"causal": True} if self.causal_share else {}
-        return causal | taught(self.reference_share, self.style_share)
+        learned = {"causal": True} if self.causal_share else {}
+        if self.past_noise is not None:
+            learned["past_noise"] = self.past_noise
+        return learned | taught(self.reference_share, self.style_share)
 
 
 def filled_batches(source: Any, window: int | None) -> Any:

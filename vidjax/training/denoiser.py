@@ -231,7 +231,8 @@ class DenoiserTask(Conditioning):
             return self.answer(text, params, batch, x, t, **kind)
 
         shares = {"given_share": self.given_share, "causal_share": self.causal_share}
-        flow = flow_loss(velocity, params, batch, key, self.time_shift, **shares)
+        past = self.past_time(self.sampling)
+        flow = flow_loss(velocity, params, batch, key, self.time_shift, **shares, past_noise=past)
         if "probe" not in params:
             return flow, {"flow": flow}
         telling, share = probe.loss(params["probe"], text, batch["length"], batch["factors"])

@@ -121,6 +121,11 @@ class FinetuneTask(Conditioning):
             raise InputError(
                 "reference_share, style_share: a LoRA cannot say that pictures can be given; give lora=none"
             )
+        own = model.sampling.past_noise
+        if self.lora is not None and self.past_time(model.sampling) != own:
+            raise InputError(
+                f"past_noise={self.past_noise} with lora: the model goes on from {own}; give none, or lora=none"
+            )
         jax.eval_shape(functools.partial(self.init, model), jax.random.key(0))
         if model.pictures == "channels":
             raise InputError(f"{path} is given pictures as channels; models that are made from words can be fine-tuned")
@@ -226,7 +231,8 @@ class FinetuneTask(Conditioning):
         """Traceable; see the class."""
         shift = math.log(model.sampling.flow_shift) if self.time_shift is None else self.time_shift
         given_share = self.given_share if model.pictures == "frames" else 0.0
-        loss = flow_loss(velocity, params, batch, key, shift, given_share, self._times(model), self.causal_share)
+        shares, past = (given_share, self._times(model), self.causal_share), self.past_time(model.sampling)
+        loss = flow_loss(velocity, params, batch, key, shift, *shares, past)
         return loss, {"flow": loss}
 
     def _times(self, model: ModelConfig) -> tuple[float, float]:

@@ -40,11 +40,12 @@ def flow_loss(
     given_share: float,
     times: tuple[float, float] = (0.0, 1.0),
     causal_share: float = 0.0,
+    past_noise: float = 0.0,
 ) -> Float[Array, ""]:
     """Mean squared error of the velocity over the frames that are not given (Lipman et al., 2210.02747).
 
     One diffusion time a clip, logit-normal with mean ``shift`` and kept within ``times``; given frames are at 0.
-    Clips that are ``later`` windows of longer ones, where the batch says so, always have given frames.
+    Clips that are ``later`` windows of longer ones, where the batch says so, always have some, at ``past_noise``.
 
     In ``causal_share`` of the steps all clips are noised by ``causal_noising`` instead, and attention is causal: one
     program, of which a step runs one or the other attention.
@@ -52,8 +53,10 @@ def flow_loss(
     time_key, noise_key, given_key = jax.random.split(key, 3)
     x0 = batch["latents"]
     B, f = x0.shape[:2]
-    given = given_frames(given_key, B, f, given_share, batch.get("later"))
-    t = jnp.where(given, 0.0, logit_normal_times(time_key, (B, 1), shift, times))
+    later = batch.get("later")
+    given = given_frames(given_key, B, f, given_share, later)
+    past = 0.0 if later is None else past_noise * later[:, None]
+    t = jnp.where(given, past, logit_normal_times(time_key, (B, 1), shift, times))
     asked, causal = Noising(x0, t, ~given), False
     if causal_share:
         kind_key, own_key = jax.random.split(jax.random.fold_in(key, CAUSAL))

@@ -20,8 +20,9 @@ class SamplingDefaults:
     ``max_text_length`` is in tokens. ``guidance_scale`` 1 turns guidance off; models with two denoisers have a scale
     of its own for the second, ``guidance_scale_2``. ``given`` says of weights with one time per frame which latent
     frames they were trained to be given: the ``first`` ones, or ``any``. ``refine`` is the share of the steps that
-    larger clips are made anew with. What the weights were trained for besides: ``causal``, to make clips frame by frame
-    too; ``references``, with up to how many pictures of their subject; ``style_image``, with one of their style.
+    larger clips are made anew with, ``past_noise`` the diffusion time of the frames that a window goes on from. What
+    the weights were trained for besides: ``causal``, to make clips frame by frame too; ``references``, with up to how
+    many pictures of their subject; ``style_image``, with one of their style.
     """
 
     height: int = 480
@@ -35,6 +36,7 @@ class SamplingDefaults:
     guidance_scale_2: float | None = None
     given: str = "first"
     refine: float = 0.35
+    past_noise: float = 0.0
     causal: bool = False
     references: int = 0
     style_image: bool = False
