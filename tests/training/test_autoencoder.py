@@ -11,13 +11,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from vidjax.config import TrainConfig, load_config
+from vidjax.data.buckets import Bucketed, parts_of
 from vidjax.data.pipeline import make_loader
 from vidjax.data.source import ClipData
 from vidjax.errors import InputError
 from vidjax.models.wan import vae
 from vidjax.training import autoencoder, perceptual, train
 from vidjax.training.adversarial import Adversarial
-from vidjax.training.autoencoder import AutoencoderTask, with_frames
+from vidjax.training.autoencoder import AutoencoderTask, clips_of, with_frames
 from vidjax.training.loop import fit
 from vidjax.training.perceptual import Perceptual
 from vidjax.video import from_uint8
@@ -79,6 +80,20 @@ def test_single_frames_between_clips(tiny):
     assert 8 <= shapes.count((10, 1)) <= 16
     assert len(seen) > 20
     assert with_frames(source, 5, 0.0) is source
+
+
+def test_pictures_of_other_sizes():
+    """A batch of large ones of as many rows as small ones would need four times the memory."""
+    sizes = {"clips": (9, 16, 32), "large": (1, 32, 64), "small": (1, 16, 32)}
+    sources = {name: [{"video": np.zeros((*size, 3), np.uint8)}] * 10 for name, size in sizes.items()}
+    parts = parts_of(with_frames(Bucketed(tuple(sources.values())), 9, 0.3))
+    assert [part.multiple for part in parts] == [1, 9, 2, 9]
+    assert [part.weight for part in parts] == pytest.approx([0.7, 0.1, 0.1, 0.1])
+    assert parts[2].source is sources["large"]
+    pictures = Bucketed((sources["large"], sources["small"]))
+    assert with_frames(pictures, 1, 0.3) is pictures
+    assert clips_of(pictures) is pictures
+    assert len(clips_of(Bucketed(tuple(sources.values())))) == 10
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ class Evaluate:
     """Chooses the prompts and the noise."""
     long_seconds: float = 0.0
     """Length of a few further clips, of several windows, to see what is left at their end; 20, say; 0: none."""
+    long_clips: int = 16
+    """How many they are; the shape is judged in every other one, whose subject rests."""
     json: bool = False
     """Print JSON."""
     report: Path | None = None
@@ -81,6 +83,7 @@ def run(command: Evaluate) -> None:
         command.seed,
         on_stage=lambda name: print(f"{name} ...", file=sys.stderr),
         long_seconds=command.long_seconds,
+        long_clips=command.long_clips,
         **settings,
     )
     if command.report is not None:
@@ -95,7 +98,7 @@ def _run_vbench(command: Evaluate) -> None:
         raise InputError("--vbench-prompts goes with --vbench DIR, the folder for the clips")
     if command.vbench_prompts is None:
         raise InputError("--vbench needs --vbench-prompts FILE, one prompt a line, such as VBench's all_dimension.txt")
-    for name in ("report", "json", "long_seconds"):
+    for name in ("report", "json", "long_seconds", "long_clips"):
         if getattr(command, name) != getattr(Evaluate, name):
             raise InputError(f"--vbench only makes clips: --{name.replace('_', '-')} goes without it")
     from vidjax.evaluate.vbench import MANIFEST, export, read_prompts

@@ -47,8 +47,9 @@ class AutoencoderTask:
     """Loss: ``|y - x| + mse_weight (y - x)^2 + kl_weight KL``, on random pieces of up to ``crop_frames`` frames.
 
     Args:
-      picture_share: share of the batches that are single frames, as many as the pieces of another batch have: of more
-        clips at less cost, so that what is in a frame is not forgotten over how it moves.
+      picture_share: share of the batches that are single frames, of the clips and what single pictures there are, with
+        as many pixels as a batch of pieces: of more scenes, so that what is in a frame is not forgotten over how it
+        moves.
       perceptual: adds an LPIPS distance of the frames, by weights of your own.
       adversarial: adds a discriminator, which learns beside. Begin with it where there is something to judge: train
         without it first, then with ``start``.
@@ -169,7 +170,7 @@ class AutoencoderTask:
     def export(self, params: Params, out: Path) -> None:
         """Write the part ``vae``, with the statistics of its latents."""
         params = own_params(params)
-        train = self.data.open("train")
+        train = clips_of(self.data.open("train"))
         count = min(STATISTICS_CLIPS, len(train))
         clips = (train[int(i)]["video"] for i in np.linspace(0, len(train) - 1, count))
         mean, std = latent_statistics(self.model, params, clips)
@@ -197,13 +198,26 @@ class Frames:
 
 
 def with_frames(source: Any, crop_frames: int, share: float) -> Any:
-    """Clips, and again their single frames: this share of the batches, of as many frames as those of clips."""
-    if not share:
+    """Pieces of clips, and single pictures, with the clips' single frames: this share of the batches.
+
+    A batch of pictures has as many rows as make up the pixels of one of pieces.
+    """
+    sources = [(one, one[0]["video"].shape) for one in sources_of(source) if len(one)]
+    clips = [(one, min(crop_frames, F) * H * W) for one, (F, H, W, _) in sources if F > 1]
+    if not share or not clips:
         return source
-    clips = [one for one in sources_of(source) if len(one)]
-    lengths = [min(crop_frames, len(one[0]["video"])) for one in clips]
-    weights = [len(one) * part for part in (1 - share, share) for one in clips]
-    return Bucketed((*clips, *map(Frames, clips)), tuple(weights), (*[1] * len(clips), *lengths))
+    pictures = [(Frames(one) if F > 1 else one, H * W) for one, (F, H, W, _) in sources]
+    most, parts = max(pixels for _, pixels in clips), []
+    for group, part in ((clips, 1 - share), (pictures, share)):
+        total = sum(len(one) for one, _ in group)
+        parts += [(one, part * len(one) / total, max(most // pixels, 1)) for one, pixels in group]
+    return Bucketed(*zip(*parts, strict=True))
+
+
+def clips_of(source: Any) -> Any:
+    """A source without single pictures, if there is anything else."""
+    clips = tuple(one for one in sources_of(source) if len(one) and one[0]["video"].shape[0] > 1)
+    return Bucketed(clips) if clips else source
 
 
 def own_params(params: Params) -> Params:
