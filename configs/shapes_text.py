@@ -4,7 +4,7 @@ Data:     captions of the shapes world, made up as it goes.
 Hardware: two CPU cores: five minutes.
 Command:  vidjax train configs/shapes_text.py --workdir runs/text
           vidjax train configs/shapes_adapted.py --workdir runs/pairs task.model=runs/text/export \\
-              task.data.num_pictures=60000 task.time_shift=2.0 steps=2400
+              task.time_shift=2.0 steps=2400
           vidjax train configs/shapes_adapted.py --workdir runs/model task.model=runs/pairs/export
 Result:   runs/text/export, a whole model, whose denoiser is to go on learning.
 """

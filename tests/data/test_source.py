@@ -38,14 +38,14 @@ def test_pictures(tmp_path):
     assert dataclasses.replace(data, num_pictures=400).smoke().num_pictures == 8
 
 
-def test_large_pictures(tmp_path):
-    """The scenes of smaller ones, larger: cut out of them, outlines would be as wide as they are there."""
-    data = ClipData(str(tmp_path), 2, 2, num_frames=5, height=16, width=32, num_pictures=4, num_large_pictures=4)
-    _, small, large = data.open("train").sources
-    assert large[0]["video"].shape == (1, 32, 64, 3)
-    halved = large[0]["video"].reshape(16, 2, 32, 2, 3).mean(axis=(1, 3))
+def test_large_clips(tmp_path):
+    """The same scenes, larger: cut out of larger ones, outlines would be as wide as they are there."""
+    data = ClipData(str(tmp_path), 2, 2, num_frames=9, height=16, width=32, num_large_clips=2)
+    small, large = data.open("train").sources
+    assert large[0]["video"].shape == (5, 32, 64, 3)
+    halved = large[0]["video"][0].reshape(16, 2, 32, 2, 3).mean(axis=(1, 3))
     assert np.abs(halved - small[0]["video"][0]).mean() < 8
-    assert data.buckets()[2:] == (Bucket(1, 32, 64),)
+    assert data.buckets()[1:] == (Bucket(5, 32, 64),)
     assert len(data.open("test")) == 2
-    assert data.name() != dataclasses.replace(data, num_large_pictures=0).name()
-    assert dataclasses.replace(data, num_large_pictures=400).smoke().num_large_pictures == 8
+    assert data.name() != dataclasses.replace(data, num_large_clips=0).name()
+    assert dataclasses.replace(data, num_large_clips=400).smoke().num_large_clips == 8

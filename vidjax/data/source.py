@@ -88,8 +88,8 @@ class ClipData:
     ``num_camera_clips``, whose cameras do several things at once, at any speed: for models with a camera adapter; and
     ``num_oblong_clips``, half of which are half as wide again, half as high again, and show more of the world; and
     ``num_pictures``, single frames, most of two subjects: they teach at the least cost what is where; and
-    ``num_large_pictures``, the same at twice the width and height, for autoencoders: with frames of one size alone they
-    learn outlines of one width, and blur those of larger clips.
+    ``num_large_clips`` of ``large_frames`` frames at twice the width and height, for autoencoders: of one size alone
+    they learn outlines of one width and steps of one length, and blur those of larger clips.
     """
 
     folder: str = "~/.cache/vidjax/data"
@@ -104,7 +104,8 @@ class ClipData:
     num_camera_clips: int = 0
     num_oblong_clips: int = 0
     num_pictures: int = 0
-    num_large_pictures: int = 0
+    num_large_clips: int = 0
+    large_frames: int = 5
 
     def open(self, split: str) -> Any:
         """Random access to the split ``train`` or ``test`` (compositions kept from training)."""
@@ -124,9 +125,9 @@ class ClipData:
                     sources.append(load(num_clips=count, **size | {"height": height, "width": width}))
         if split == "train" and self.num_pictures:
             sources.append(load(num_clips=self.num_pictures, kind="pictured", **size | {"num_frames": 1}))
-        if split == "train" and self.num_large_pictures:
-            large = {"num_frames": 1, "height": 2 * self.height, "width": 2 * self.width}
-            sources.append(load(num_clips=self.num_large_pictures, kind="pictured", **size | large))
+        if split == "train" and self.num_large_clips:
+            large = {"num_frames": self.large_frames, "height": 2 * self.height, "width": 2 * self.width}
+            sources.append(load(num_clips=self.num_large_clips, **size | large))
         return sources[0] if len(sources) == 1 else Bucketed(tuple(sources))
 
     def _oblong(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -140,7 +141,7 @@ class ClipData:
         camera = f"-camera{self.num_camera_clips}" if self.num_camera_clips else ""
         oblong = f"-oblong{self.num_oblong_clips}" if self.num_oblong_clips else ""
         pictures = f"-pictures{self.num_pictures}" if self.num_pictures else ""
-        large = f"-large{self.num_large_pictures}" if self.num_large_pictures else ""
+        large = f"-large{self.num_large_clips}x{self.large_frames}" if self.num_large_clips else ""
         extra = f"{long}{camera}{oblong}{pictures}{large}"
         return f"shapes-{size}-{self.num_clips}-{self.num_test_clips}{extra}-seed{self.seed}"
 
@@ -150,12 +151,12 @@ class ClipData:
         own = [Bucket(length, self.height, self.width) for length in lengths]
         oblong = self._oblong()[: self.num_oblong_clips]  # of one there is none to be higher
         pictures = [Bucket(1, self.height, self.width)] if self.num_pictures else []
-        large = [Bucket(1, 2 * self.height, 2 * self.width)] if self.num_large_pictures else []
+        large = [Bucket(self.large_frames, 2 * self.height, 2 * self.width)] if self.num_large_clips else []
         return (*own, *(Bucket(self.num_frames, *size) for size in oblong), *pictures, *large)
 
     def smoke(self) -> "ClipData":
         """A copy with a few clips."""
-        extra = ("num_long_clips", "num_camera_clips", "num_oblong_clips", "num_pictures", "num_large_pictures")
+        extra = ("num_long_clips", "num_camera_clips", "num_oblong_clips", "num_pictures", "num_large_clips")
         few = {name: min(getattr(self, name), 8) for name in extra}
         return dataclasses.replace(self, num_clips=32, num_test_clips=8, **few)
 
