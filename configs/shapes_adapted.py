@@ -39,7 +39,7 @@ def get_config() -> TrainConfig:
         causal_share=0.15,
         window=5,
         later_share=1.0,
-        past_noise=0.15,
+        past_noise=0.3,
         time_shift=1.3,
         # Of a latent of 8 x 8 pixels four rays tell as much as sixty-four, and the adapter stays small.
         camera=CameraTraining(share=0.25, downscale_factor=2),
