@@ -91,3 +91,16 @@ def compilations():
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield compiled
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture
+def refused():
+    """``refused(match, call, ...)``: the call says in one line why a picture or a clip cannot be read or written."""
+    from vidjax.errors import MediaError
+
+    def check(match, call, *args, **kwargs):
+        with pytest.raises(MediaError, match=match) as caught:
+            call(*args, **kwargs)
+        assert "\n" not in str(caught.value)
+
+    return check
