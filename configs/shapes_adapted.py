@@ -4,9 +4,9 @@ It learns to be given any frames, pictures of who is in the clip and of its styl
 told; to go on from a window that ended, and mend what went wrong in it; to make clips frame by frame, and to fill in
 what a caption leaves out.
 
-Data:     40,000 clips of 17 frames of the shapes world and 4,000 of 33, for windows from their middle (1.9 GB): of
+Data:     40,000 clips of 17 frames of the shapes world and 4,000 of 33, for windows from their middle (1.7 GB): of
           12,000 a denoiser of this size learned by heart what it should learn to make. 10,000 whose cameras do several
-          things at once, 4,000 that are wider or higher, 60,000 single frames.
+          things at once, 4,000 that are wider or higher, 60,000 single frames (1 GB more).
 Hardware: two CPU cores or one GPU.
 Command:  vidjax adapt runs/vae/export runs/adapted
           vidjax train configs/shapes_adapted.py --workdir runs/model task.model=runs/adapted
@@ -21,8 +21,8 @@ from vidjax.training.finetune import FinetuneTask
 
 def get_config() -> TrainConfig:
     # Long clips are for later windows alone: what takes a whole clip, such as growing, is slower in them.
-    # Pictures are for what is where, which is decided at high diffusion times: a model that does not know it yet learns
-    # from these alone at first (task.time_shift=2.0 steps=2400).
+    # Pictures are for what is where, which is decided at high diffusion times: more of these teach a model that does
+    # not know it yet (task.time_shift=2.0 steps=2400).
     task = FinetuneTask(
         data=ClipData(
             num_clips=40_000,

@@ -1,6 +1,6 @@
 """The bundled model's video autoencoder, from nothing: single frames first, then clips, with single frames between.
 
-Data:     40,000 clips of the shapes world, 17 frames of 64 x 64, rendered at the first use (about 0.8 GB).
+Data:     40,000 clips of the shapes world, 17 frames of 64 x 64, rendered at the first use (about 1.4 GB).
 Hardware: two CPU cores or one GPU.
 Command:  vidjax train configs/shapes_vae.py --workdir runs/frames task.crop_frames=1 batch_size=24 steps=2600
           vidjax train configs/shapes_vae.py --workdir runs/vae task.start=runs/frames/export

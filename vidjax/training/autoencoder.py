@@ -202,9 +202,11 @@ def with_frames(source: Any, crop_frames: int, share: float) -> Any:
 
     A batch of pictures has as many rows as make up the pixels of one of pieces.
     """
+    if not share:
+        return source
     sources = [(one, one[0]["video"].shape) for one in sources_of(source) if len(one)]
     clips = [(one, min(crop_frames, F) * H * W) for one, (F, H, W, _) in sources if F > 1]
-    if not share or not clips:
+    if not clips:
         return source
     pictures = [(Frames(one) if F > 1 else one, H * W) for one, (F, H, W, _) in sources]
     most, parts = max(pixels for _, pixels in clips), []

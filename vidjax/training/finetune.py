@@ -231,8 +231,9 @@ class FinetuneTask(Conditioning):
         """Traceable; see the class."""
         shift = math.log(model.sampling.flow_shift) if self.time_shift is None else self.time_shift
         given_share = self.given_share if model.pictures == "frames" else 0.0
-        shares, past = (given_share, self._times(model), self.causal_share), self.past_time(model.sampling)
-        loss = flow_loss(velocity, params, batch, key, shift, *shares, past)
+        past = self.past_time(model.sampling)
+        shares = {"given_share": given_share, "causal_share": self.causal_share}
+        loss = flow_loss(velocity, params, batch, key, shift, **shares, times=self._times(model), past_noise=past)
         return loss, {"flow": loss}
 
     def _times(self, model: ModelConfig) -> tuple[float, float]:
