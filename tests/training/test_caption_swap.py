@@ -12,6 +12,7 @@ from vidjax import tokenizer as tokenizers
 from vidjax.data.shapes import Scene, Subject, actions_with, caption, scene_to_json, training_scene
 from vidjax.data.source import ClipData
 from vidjax.training import caption_swap
+from vidjax.training.flow_matching import BANDS
 from vidjax.training.texts import token_row
 
 FACTORS = ("colour", "shape", "size", "action", "place", "camera", "style")
@@ -65,7 +66,7 @@ def test_gauge_moves_for_the_wrong_word_alone():
     examples = [{"scene": scene_to_json(s), "latents": np.zeros((3, 1, 1, 2), np.float16)} for s in scenes]
     params, row = {"circle": jnp.float32(word)}, functools.partial(token_row, tokenizer)
     scores = caption_swap.evaluate(knows_shapes, params, ClipData(), row, examples, jax.random.key(0))
-    expected = {f"loss_{t}": 1 + t for t in caption_swap.BANDS} | {f"swap_{factor}": 0.0 for factor in FACTORS}
+    expected = {f"loss_{t}": 1 + t for t in BANDS} | {f"swap_{factor}": 0.0 for factor in FACTORS}
     assert scores.keys() == expected.keys()
     for name, value in (expected | {"swap_shape": 100.0}).items():
         assert scores[name] == pytest.approx(value, abs=1e-3), name

@@ -4,15 +4,15 @@ It shows which words a model uses long before samples do; the plain loss does no
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from vidjax.data.shapes import Scene, actions_with, caption
 from vidjax.data.source import SceneData
-from vidjax.training.flow_matching import BANDS, CAUSAL_BANDS, BatchVelocity, loss_at
+from vidjax.training.flow_matching import BatchVelocity, held_out_losses, mean_loss
 from vidjax.training.probe import SCENE, SUBJECT
 from vidjax.training.samples import Row, stack
 from vidjax.typing import Array, Params
@@ -66,21 +66,20 @@ def evaluate(
     latents = np.stack([example["latents"] for example in examples]).astype(np.float32)
     pairs = [i for i, scene in enumerate(scenes) if len({subject.shape for subject in scene.subjects}) == 2]
 
-    def at(t: float, scenes: list[Scene], causal: bool = False, latents: np.ndarray = latents) -> float:
+    def batch(scenes: list[Scene], latents: np.ndarray = latents) -> list[dict[str, Any]]:
         # The same random choice of words on both sides of a comparison.
         rows = [caption_row(caption(scene, np.random.default_rng(i))) for i, scene in enumerate(scenes)]
-        batch = {"latents": latents, **stack(rows)}
-        return float(loss_at(velocity, params, batch, key, jnp.float32(t), causal))
+        return [{"latents": latents, **stack(rows)}]
 
-    scores = {f"loss_{band}": at(band, scenes) for band in BANDS}
-    scores |= {f"causal_loss_{band}": at(band, scenes, True) for band in CAUSAL_BANDS if causal}
+    scores = held_out_losses(velocity, params, batch(scenes), key, causal)
+    loss = functools.partial(mean_loss, velocity, params, key=key, time=SWAP_TIME)
     for factor in (*SUBJECT, *SCENE):
         wrong = [swapped(scene, factor, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
-        scores[f"swap_{factor}"] = 100.0 * (at(SWAP_TIME, wrong) / scores[f"loss_{SWAP_TIME}"] - 1.0)
+        scores[f"swap_{factor}"] = 100.0 * (loss(batch(wrong)) / scores[f"loss_{SWAP_TIME}"] - 1.0)
     if not pairs:
         return scores
-    right = at(SWAP_TIME, [scenes[i] for i in pairs], latents=latents[pairs])
+    right = loss(batch([scenes[i] for i in pairs], latents[pairs]))
     for factor in EXCHANGED:
-        wrong = at(SWAP_TIME, [exchanged(scenes[i], factor) for i in pairs], latents=latents[pairs])
+        wrong = loss(batch([exchanged(scenes[i], factor) for i in pairs], latents[pairs]))
         scores[f"exchange_{factor}"] = 100.0 * (wrong / right - 1.0)
     return scores

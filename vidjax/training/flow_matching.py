@@ -110,26 +110,32 @@ def given_frames(
 def held_out_losses(
     velocity: BatchVelocity, params: Params, batches: Sequence[dict[str, Any]], key: Array, causal: bool = False
 ) -> dict[str, float]:
-    """``loss_TIME``: the mean error at each time of ``BANDS``, nothing given; the same noise for the same key.
+    """``loss_TIME``: the mean error at each time of ``BANDS``, nothing given.
 
     And where it is ``causal``, ``causal_loss_TIME`` of ``CAUSAL_BANDS``. Each batch has latents of one shape.
     """
-    parts = [
-        jax.tree.map(lambda x, i=start: x[i : i + EVAL_BATCH], batch)
-        for batch in batches
-        for start in range(0, len(batch["latents"]), EVAL_BATCH)
-    ]
-    weights = [len(part["latents"]) for part in parts]
+    scores = {f"loss_{time}": mean_loss(velocity, params, batches, key, time) for time in BANDS}
+    bands = CAUSAL_BANDS if causal else ()
+    return scores | {f"causal_loss_{time}": mean_loss(velocity, params, batches, key, time, True) for time in bands}
 
-    def mean(time: float, causal: bool = False) -> float:
-        losses = [
-            float(loss_at(velocity, params, part, jax.random.fold_in(key, i), jnp.float32(time), causal))
-            for i, part in enumerate(parts)
-        ]
-        return float(np.average(losses, weights=weights))
 
-    scores = {f"loss_{time}": mean(time) for time in BANDS}
-    return scores | {f"causal_loss_{time}": mean(time, True) for time in CAUSAL_BANDS if causal}
+def mean_loss(
+    velocity: BatchVelocity,
+    params: Params,
+    batches: Sequence[dict[str, Any]],
+    key: Array,
+    time: float,
+    causal: bool = False,
+) -> float:
+    """``loss_at`` of all clips, ``EVAL_BATCH`` at a time; the same noise for the same key."""
+    losses, weights = [], []
+    for batch in batches:
+        for start in range(0, len(batch["latents"]), EVAL_BATCH):
+            part = jax.tree.map(lambda x, start=start: x[start : start + EVAL_BATCH], batch)
+            noise_key = jax.random.fold_in(key, len(losses))
+            losses.append(float(loss_at(velocity, params, part, noise_key, jnp.float32(time), causal)))
+            weights.append(len(part["latents"]))
+    return float(np.average(losses, weights=weights))
 
 
 @functools.partial(jax.jit, static_argnames=("velocity", "causal"))
