@@ -101,6 +101,7 @@ def test_samples_without_rays_are_as_without_an_adapter(tiny):
     """Known for one clip of a batch, rays must not reach another."""
     config = FEW.adapter(tiny.config.transformer)
     assert config == CameraAdapterConfig(24, 24, (1, 1), 2)
+    assert CameraTraining(num_residual_blocks=0).adapter(tiny.config.transformer).num_residual_blocks == 0
     params = jax.tree.map(jnp.ones_like, camera.camera_adapter.init(config, jax.random.key(0)))
     pose = jnp.tile(jnp.eye(3, 4), (2, 12, 1, 1))
     batch = {
@@ -183,6 +184,7 @@ def test_gradients_reach_the_adapter(from_nothing, tiny):
     [
         ({"data": FolderData("nowhere")}, "the cameras of a FolderData are not known; train on ClipData"),
         ({"camera": CameraTraining(share=1.5)}, r"camera.share=1.5: must lie between 0 and 1"),
+        ({"camera": CameraTraining(num_residual_blocks=-1)}, r"camera.num_residual_blocks=-1: must be at least 0"),
     ],
 )
 def test_refused(task, change, said):

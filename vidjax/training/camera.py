@@ -36,15 +36,18 @@ class CameraTraining:
         clip without rays, which is learned from the others.
       untold: how often the caption of one that is says nothing of the camera.
       downscale_factor: rays along each side of a latent, see ``CameraAdapterConfig``.
+      num_residual_blocks: see there, too; 0 of a small model.
     """
 
     share: float = 0.7
     untold: float = 0.5
     downscale_factor: int = 8
+    num_residual_blocks: int = 1
 
     def adapter(self, model: DenoiserConfig) -> CameraAdapterConfig:
         """The configuration of the adapter of a denoiser."""
-        return CameraAdapterConfig(RAY * FRAMES, model.dim, model.patch_size[1:], self.downscale_factor)
+        size = (RAY * FRAMES, model.dim, model.patch_size[1:])
+        return CameraAdapterConfig(*size, self.downscale_factor, self.num_residual_blocks)
 
 
 def check_camera(camera: CameraTraining | None, data: DataConfig, temporal_factor: int) -> None:
@@ -59,6 +62,8 @@ def check_camera(camera: CameraTraining | None, data: DataConfig, temporal_facto
         raise InputError(f"camera: the cameras of a {type(data).__name__} are not known; train on ClipData")
     if temporal_factor != FRAMES:
         raise InputError(f"camera: this autoencoder makes one latent frame of {temporal_factor}, not of {FRAMES}")
+    if camera.num_residual_blocks < 0:
+        raise InputError(f"camera.num_residual_blocks={camera.num_residual_blocks}: must be at least 0")
     for name in ("share", "untold"):
         if not 0 <= getattr(camera, name) <= 1:
             raise InputError(f"camera.{name}={getattr(camera, name)}: must lie between 0 and 1")

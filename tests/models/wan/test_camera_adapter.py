@@ -1,5 +1,7 @@
 """The camera adapter: published names and arithmetic, and nothing changed before it has learnt."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,23 +44,24 @@ def conv(x, weight, bias, stride, pad):
     return out
 
 
-def test_published_arithmetic(params, tmp_path):
-    """From the tensors in the file, by hand: pixel-unshuffle, convolution to patches, residual block."""
-    folder.write_part(tmp_path, "camera_adapter", CONFIG, params)
+@pytest.mark.parametrize("num_residual_blocks", [0, 1, 2])
+def test_published_arithmetic(num_residual_blocks, tmp_path):
+    """From the tensors in the file, by hand: pixel-unshuffle, convolution to patches, residual blocks."""
+    config = dataclasses.replace(CONFIG, num_residual_blocks=num_residual_blocks)
+    params = drawn(folder.abstract_params("camera_adapter", config))
+    folder.write_part(tmp_path, "camera_adapter", config, params)
     tensors = load_file(tmp_path / "camera_adapter" / "diffusion_pytorch_model.safetensors")
-    block = "control_adapter.residual_blocks.0"
-    assert set(tensors) == {
-        f"{module}.{kind}"
-        for module in ("control_adapter.conv", f"{block}.conv1", f"{block}.conv2")
-        for kind in ("weight", "bias")
-    }
+    blocks = [f"control_adapter.residual_blocks.{i}" for i in range(num_residual_blocks)]
+    convolutions = ["control_adapter.conv", *(f"{block}.conv{i}" for block in blocks for i in (1, 2))]
+    assert set(tensors) == {f"{module}.{kind}" for module in convolutions for kind in ("weight", "bias")}
     get = lambda module: (tensors[f"{module}.weight"].astype(float), tensors[f"{module}.bias"].astype(float))  # noqa: E731
     frame = np.asarray(RAYS[1, 2]).transpose(2, 0, 1).astype(float)
     # torch.nn.PixelUnshuffle: channel c * r * r + row * r + column.
     folded = frame.reshape(6, 4, 2, 6, 2).transpose(0, 2, 4, 1, 3).reshape(24, 4, 6)
     x = conv(folded, *get("control_adapter.conv"), 2, 0)
-    x = x + conv(np.maximum(conv(x, *get(f"{block}.conv1"), 1, 1), 0), *get(f"{block}.conv2"), 1, 1)
-    found = camera_adapter.apply(CONFIG, params, RAYS)
+    for block in blocks:
+        x = x + conv(np.maximum(conv(x, *get(f"{block}.conv1"), 1, 1), 0), *get(f"{block}.conv2"), 1, 1)
+    found = camera_adapter.apply(config, params, RAYS)
     assert found.shape == (2, 3, 6, 24)
     np.testing.assert_allclose(found[1, 2], x.reshape(24, 6).T, rtol=1e-4, atol=1e-4)
     again = folder.read_part(tmp_path, "camera_adapter", folder.read_config(tmp_path, "camera_adapter"))

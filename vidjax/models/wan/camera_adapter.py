@@ -24,13 +24,15 @@ class CameraAdapterConfig:
     frames of a latent frame.
 
     Of each latent there are ``downscale_factor`` x ``downscale_factor`` rays: as many as pixels in the published ones.
-    Rays change so little from one to the next that fewer tell the same, with smaller weights.
+    Rays change so little from one to the next that fewer tell the same, with smaller weights; a small model does
+    without the residual blocks, which are most of these.
     """
 
     in_channels: int = 24
     dim: int = 5120
     patch_size: tuple[int, int] = (2, 2)
     downscale_factor: int = 8
+    num_residual_blocks: int = 1
 
 
 class Conv(nn.Module):
@@ -53,25 +55,26 @@ class Conv(nn.Module):
 
 
 class CameraAdapter(nn.Module):
-    """Rays of a latent as channels, a convolution to patches, and a residual block."""
+    """Rays of a latent as channels, a convolution to patches, and residual blocks."""
 
     config: CameraAdapterConfig
     dtype: DTypeLike = jnp.float32
 
-    def setup(self):
-        c = self.config
-        # Zero: a new adapter changes nothing; its own gradient goes straight through the residual block.
-        self.conv = Conv(c.dim, c.patch_size, self.dtype, stride=True, zero=True, name="control_adapter.conv")
-        self.conv1 = Conv(c.dim, (3, 3), self.dtype, name="control_adapter.residual_blocks.0.conv1")
-        self.conv2 = Conv(c.dim, (3, 3), self.dtype, name="control_adapter.residual_blocks.0.conv2")
-
+    @nn.compact
     def __call__(self, rays: Float[Array, "B f H W C"]) -> Float[Array, "B f s D"]:
         B, f, H, W, C = rays.shape
+        c, name = self.config, "control_adapter"
         # Once for a clip, and a window reaches beyond its patch: frames are whole on every device.
         cells = constrain(rays, BATCH_AXES).astype(self.dtype).reshape(B * f, H, W, C)
-        x = self.conv(unshuffle(cells, self.config.downscale_factor))
-        x = x + self.conv2(nn.relu(self.conv1(x)))
-        return x.reshape(B, f, -1, self.config.dim)
+        # Zero: a new adapter changes nothing; its own gradient goes straight through the residual blocks.
+        x = Conv(c.dim, c.patch_size, self.dtype, stride=True, zero=True, name=f"{name}.conv")(
+            unshuffle(cells, c.downscale_factor)
+        )
+        for i in range(c.num_residual_blocks):
+            block = f"{name}.residual_blocks.{i}"
+            inside = nn.relu(Conv(c.dim, (3, 3), self.dtype, name=f"{block}.conv1")(x))
+            x = x + Conv(c.dim, (3, 3), self.dtype, name=f"{block}.conv2")(inside)
+        return x.reshape(B, f, -1, c.dim)
 
 
 def unshuffle(x: Float[Array, "B H W C"], r: int) -> Float[Array, "B h w D"]:
