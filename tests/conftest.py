@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
@@ -16,6 +17,14 @@ if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     jax.config.update("jax_disable_most_optimizations", True)
 # With the numeric tower: 4 is a good enough float.
 install_import_hook("vidjax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+
+@pytest.fixture
+def unchecked():
+    """Annotations are not checked for users: what they pass by mistake reaches the function itself."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

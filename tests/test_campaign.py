@@ -126,6 +126,8 @@ def test_killed_and_resumed(tiny, tmp_path, compilations):
         file.write('{"id": "cut sho')
     outcome = run(tiny, jobs, tmp_path, on_clip=lambda line: on_clip(line, 0))
     assert outcome == (6, 6, 1)
+    assert lines.pop(7) == lines[0], "the bad request is named again"
+    compiled.pop(7)
     waited = [lines[i]["width"] for i in range(1, 13) if compiled[i] > compiled[i - 1]]
     assert sorted(waited) == [48, 64, 80], "only the first clip of each shape waits for the compiler"
     assert manifest(tmp_path) == lines
@@ -195,6 +197,25 @@ def test_failure_while_sampling_is_recorded(tiny, tmp_path, monkeypatch):
     assert len(manifest(tmp_path)) == 2, "the same error is not written again"
     monkeypatch.undo()
     assert run(tiny, jobs, tmp_path) == (1, 1, 0)
+
+
+def test_files_that_are_not_the_manifests(tiny, tmp_path):
+    """An empty one, as a sudden end leaves, is made again; one that somebody changed is theirs, and is named."""
+    jobs = name_jobs([{"prompt": "a", "num_frames": 1, "seed": i} for i in range(3)])
+    assert run(tiny, jobs, tmp_path) == (3, 0, 0)
+    files, told = [tmp_path / line["file"] for line in manifest(tmp_path)], []
+    files[0].write_bytes(b"")
+    files[1].write_bytes(b"cut by hand")
+    for made in (1, 0):
+        told.clear()
+        assert run(tiny, jobs, tmp_path, on_clip=told.append) == (made, 2 - made, 1)
+        assert [line["error"] for line in told if "error" in line] == [
+            f"{files[1]} is not the clip of manifest.jsonl; move it away to make it again"
+        ]
+    assert files[1].read_bytes() == b"cut by hand"
+    assert hashlib.sha256(files[0].read_bytes()).hexdigest() == manifest(tmp_path)[0]["sha256"]
+    files[1].unlink()
+    assert run(tiny, jobs, tmp_path) == (1, 2, 0)
 
 
 def test_another_models_folder_is_refused(tiny, tmp_path):

@@ -121,6 +121,10 @@ def _bad_pictures(folder):
         (["--model", "nowhere"], "no model folder 'nowhere'"),
         (["--model", "../empty.png"], "no model folder"),
         (["--height", "tall"], "--height tall: a whole number is expected"),
+        (["--seed", "nan"], "--seed nan: a whole number is expected"),
+        (["--keyframes", "0"], "--keyframes '0': its values have another form"),
+        (["--video", "../empty.png"], "video: '../empty.png' is empty"),
+        (["--model", ""], "model='': give a folder or a hub id"),
         (["--heigth", "16"], "Unrecognized options: --heigth"),
         (["second"], "Unrecognized options: second"),
         (["--seed"], "Missing value for argument '--seed'"),
@@ -140,13 +144,15 @@ def test_generate_refuses_in_one_line(run, tiny_folder, tmp_path, compilations, 
     assert os.listdir() == []
 
 
-def test_folder_that_may_not_be_written_is_refused(run, tiny_folder, monkeypatch):
-    """Found after the sampling, it would cost the whole clip. Root may write anywhere, so the answer is made up."""
-    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK)
-    code, out, err = run("generate", PROMPT, "--model", tiny_folder, "--out", "out.mp4")
-    assert (code, out) == (2, "")
-    assert len(err) == 1
-    assert "may not be written to" in err[0]
+def test_folder_that_may_not_be_written_is_refused(run, tmp_path):
+    """Found after the sampling, it would cost the whole clip. Permissions alone would let a superuser in."""
+    code, out, err = run("generate", PROMPT, "--out", "/proc/out.mp4", "--model", "nowhere")
+    assert (code, out, len(err)) == (2, "", 1)
+    assert "'/proc/out.mp4': the folder '/proc' may not be written to" in err[0]
+    (tmp_path / "requests.jsonl").write_text('{"prompt": "a"}')
+    (tmp_path / "here" / "file").touch()
+    code, _, err = run("generate", "--batch", "../requests.jsonl", "--out-dir", "file", "--model", "nowhere")
+    assert (code, err) == (2, ["vidjax: error: file cannot be written to: File exists"])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +169,7 @@ def test_folder_that_may_not_be_written_is_refused(run, tiny_folder, monkeypatch
         (["generate", PROMPT, "--out-dir", "clips"], "--out-dir goes with --batch"),
         (["generate", "--batch", "r.jsonl", "--out-dir", "clips", "--out", "a.gif"], "--out is for one clip"),
         (["generate", "--batch", "requests.jsonl", "--out-dir", "clips"], "requests.jsonl cannot be read"),
-        (["generate", "--batch", "r.jsonl", "--out-dir", "clips", "--dry-run"], "--dry-run are for one clip"),
+        (["generate", "--batch", "r.jsonl", "--out-dir", "clips", "--then", "1", "b"], "--then is for one clip"),
         (["make"], "Unrecognized options: make"),
         (["train", "missing.py", "--workdir", "run"], "no configuration file missing.py"),
         (["train", "config.py"], "--workdir"),
@@ -299,11 +305,32 @@ def test_batch(run, tiny_folder, tmp_path):
     assert (code, out) == (1, "clips: 0 clips made, 2 were there, 1 could not be made; see manifest.jsonl\n")
 
 
+def test_outline_of_a_batch(run, tiny_folder, tmp_path, compilations):
+    """What a campaign would compile and make is known before a night is given to it."""
+    (tmp_path / "requests.jsonl").write_bytes(
+        b'\xef\xbb\xbf{"template": "a {colour} star", "variables": {"colour": ["red", "blue"]}, "seeds": [3]}\n'
+        b'{"prompt": "a red circle", "num_frames": 5}\n{"prompt": "a red circle", "height": 33}\n'
+    )
+    line = ["generate", "--batch", "../requests.jsonl", "--out-dir", "clips", "--model", tiny_folder, "--dry-run"]
+    code, out, err = run(*line, "--num-inference-steps", 2)
+    assert (code, len(err), os.listdir()) == (1, 1, [])
+    assert "height=33" in err[0]
+    assert out.splitlines() == [
+        "2 x 1 window of 9 frames, 2 steps each: 9 of 32x16, 1.1 s",
+        "1 x 1 window of 5 frames, 2 steps each: 5 of 32x16, 0.6 s",
+        "3 clips in 2 shapes, 1 could not be made",
+    ]
+    assert not compilations
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ('{"prompt": "a"}\n{"prompt": "b"', "requests.jsonl, line 2: is not JSON"),
         ('{"template": "a {b}", "variables": {"b": []}}', "line 1: variable 'b' needs a list"),
+        ('{"template": "a {b}", "variables": {"b": ["red", null]}}', "line 1: variable 'b' has None: values are texts"),
+        ('{"prompt": "a", "prompt": "b"}', "line 1: 'prompt' is given twice"),
+        ('{"prompt": "a \\ud800 heart"}', r"line 1: has '\ud800', half a character"),
     ],
 )
 def test_broken_batch_is_refused(run, tiny_folder, tmp_path, text, said):

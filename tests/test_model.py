@@ -55,7 +55,7 @@ def test_exported_model_makes_the_same_clip(tiny, tmp_path):
 
 def test_bfloat16_rounds_the_denoiser_only(tiny, tiny_folder):
     """Half precision is for speed: nearly the same latents; pixels are decoded in full precision."""
-    half = vidjax.load(tiny_folder, dtype="bfloat16")
+    half = vidjax.load(tiny_folder, dtype=jax.numpy.bfloat16)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(half.params["transformer"])} == {"bfloat16"}
     assert {leaf.dtype.name for leaf in jax.tree.leaves(half.params["vae"])} == {"float32"}
     asked = {"output_type": "latent", "progress": False}
@@ -77,12 +77,27 @@ def test_mesh_that_does_not_divide_is_refused(tiny_folder):
         vidjax.load(tiny_folder, mesh=make_mesh(tensor=8))
 
 
-def test_what_cannot_be_loaded_is_said(copy, tmp_path):
+def test_what_cannot_be_loaded_is_said(copy, tmp_path, unchecked):
     """Folders come from anywhere; the message names the file and what was expected."""
     with pytest.raises(InputError, match="dtype='float16': choose float32 or bfloat16"):
         vidjax.load(copy, dtype="float16")
     with pytest.raises(WeightsError, match="no model folder"):
         vidjax.load(tmp_path / "nowhere")
+    for wrong, said in (
+        ({"loras": "style.safetensors"}, "loras='style.safetensors': files with their strengths are expected"),
+        ({"loras": {"a.safetensors": "b"}}, r"loras\['a.safetensors'\]='b': must be a finite number"),
+        ({"mesh": "data=1"}, "mesh='data=1': a mesh is expected"),
+        ({"offload": "no"}, "offload='no': must be True or False"),
+        ({"dtype": None}, "dtype=None: choose float32 or bfloat16"),
+    ):
+        with pytest.raises(InputError, match=said):
+            vidjax.load(copy, **wrong)
+    with pytest.raises(InputError, match=r"model='': give a folder or a hub id"):
+        vidjax.load("")
+    (copy / "sampling.json").write_text('{"height": "x"}')
+    with pytest.raises(WeightsError, match=r'sampling\.json: height is "x", not a whole number'):
+        vidjax.load(copy)
+    (copy / "sampling.json").unlink()
     with pytest.raises(WeightsError, match=r"model_index\.json is missing"):
         vidjax.load(tmp_path)
     (copy / "tokenizer" / "spiece.model").write_bytes(b"no tokenizer")

@@ -2,25 +2,17 @@
 
 import dataclasses
 
-import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
 
+import vidjax
 from vidjax.diffusion.guidance import Guidance
 from vidjax.errors import InputError, MediaError
 from vidjax.models.clip import CLIPConfig
 from vidjax.request import make_request
 
 PROMPT = "a small red circle moves right on grass"
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations are not checked for users: what they pass by mistake reaches the request itself."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_defaults_are_the_models_own(tiny):
@@ -135,6 +127,15 @@ def test_what_is_of_the_wrong_kind_is_refused(tiny, unchecked, compilations, ask
     with pytest.raises(InputError, match=said):
         make_request(tiny, **{"prompt": PROMPT, **asked})
     assert not compilations
+
+
+def test_what_is_no_model_is_refused(unchecked):
+    """The name of a folder in place of what was loaded from it is a likely slip."""
+    for use in (vidjax.generate, make_request):
+        with pytest.raises(InputError, match=r"model='folder': a loaded model is expected, as vidjax.load\(\) gives"):
+            use("folder", PROMPT)
+    with pytest.raises(InputError, match="model=None"):
+        vidjax.make_sampler(None)
 
 
 def test_numpy_numbers_are_numbers(tiny, unchecked):

@@ -1,11 +1,13 @@
 """Frames in and out: what is written is read back exactly, what cannot be read is refused in one line."""
 
 import base64
+import errno
 import os
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 
 import imageio_ffmpeg
@@ -243,10 +245,15 @@ def test_check_writable_finds_faults_early(tmp_path, refused):
     assert check_writable(str(tmp_path / "A.MP4")) == tmp_path / "A.MP4"
 
 
-def test_check_writable_asks_for_permission(tmp_path, monkeypatch, refused):
+def test_check_writable_asks_for_permission(tmp_path, monkeypatch, refused, unchecked):
     """A read-only folder must be named before the clip is made. (Patched: a superuser may write anywhere.)"""
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    refused("may not be written", check_writable, tmp_path / "a.mp4")
+
+    def read_only(dir):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    refused(r"may not be written to \(Permission denied\)", check_writable, tmp_path / "a.mp4")
+    refused("5 is no path", check_writable, 5)
 
 
 # Reading clips

@@ -4,7 +4,9 @@ import hashlib
 import inspect
 import itertools
 import json
+import re
 import string
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,7 +53,7 @@ def read_jobs(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
       InputError: no such file, or a line of it is broken, with its number; nothing of such a file is made.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     asked = []
@@ -79,16 +81,27 @@ def name_jobs(asked: Iterable[Mapping[str, Any]]) -> list[Job]:
 
 def _parse(line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_each_once)
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError(f'is {line.strip()!r:.40}; a request is an object, as in {{"prompt": "a red circle"}}')
+    if lone := re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
+        raise InputError(f"has {lone[0]!a}, half a character: no text can be written with it")
     known = SETTINGS - {"prompt"} | TEMPLATE if "template" in value else SETTINGS
     check_known(value, known)
     if "template" not in value and not isinstance(value.get("prompt"), str):
         raise InputError(f"prompt={value.get('prompt')!r:.40}: one text is needed")
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{twice!r} is given twice; give it once")
+    return found
 
 
 def check_known(asked: Mapping[str, Any], known: frozenset[str]) -> None:
@@ -115,6 +128,9 @@ def _expand(value: dict[str, Any]) -> list[dict[str, Any]]:
             raise InputError(f"variable {name!r} does not stand in the template {template!r:.80}")
         if not isinstance(variables.get(name), list) or not variables[name]:
             raise InputError(f"variable {name!r} needs a list of at least one value")
+        wrong = [each for each in variables[name] if isinstance(each, bool) or not isinstance(each, str | int | float)]
+        if wrong:
+            raise InputError(f"variable {name!r} has {wrong[0]!r:.40}: values are texts or numbers")
     sizes = [{"height": h, "width": w} for h, w in _sizes(value["sizes"])] if "sizes" in value else [{}]
     seeds = [{"seed": seed} for seed in _filled("seeds", value["seeds"])] if "seeds" in value else [{}]
     words = [dict(zip(names, each, strict=True)) for each in itertools.product(*(variables[name] for name in names))]
@@ -229,7 +245,8 @@ def run(
     """Make what is not there yet: ``out_dir/ID.mp4``, then a line of ``out_dir/manifest.jsonl`` that says how.
 
     Stopped at any point and called again, it goes on where it was. The manifest's line of a job that cannot be made
-    has its error; it is tried again by the next run.
+    has its error; it is tried again by the next run. A file that is gone or empty is made again; one that is not what
+    the manifest says is left as it is, and counts as one that could not be made.
 
     Args:
       batch_size: clips sampled together; None: as many as the mesh splits a batch into, one without a mesh. A batch
@@ -237,7 +254,7 @@ def run(
         sums may be taken in another order, which can change a pixel by 1: each line has its ``batch_size``. The last
         batch of a kind is filled up with copies, so that it needs no program of its own.
       source: further things that say which model this is, such as its LoRAs; they are written on every line.
-      on_clip: called with each line that is written.
+      on_clip: called with the line of each clip that was made or could not be.
 
     Raises:
       InputError: ``out_dir`` cannot be written to, or holds clips of another model.
@@ -251,9 +268,9 @@ def run(
     # Of several processes the first alone reads and writes the folder.
     writes = jax.process_index() == 0
     known = _known(out_dir, origin) if writes else {}
-    made = set(agree([job.id for job in jobs if _is_made(out_dir, known.get(job.id))]))
-    left = [job for job in jobs if job.id not in made]
-    batches, errors = plan(model, left, size)
+    found, changed = agree(_look(out_dir, [known[job.id] for job in jobs if job.id in known]))
+    left = [job for job in jobs if job.id not in found]
+    batches, errors = plan(model, [job for job in left if job.id not in changed], size)
 
     def record(line: dict[str, Any]) -> None:
         if not writes:
@@ -263,13 +280,20 @@ def run(
         on_clip(line)
 
     def fail(job: Job, error: str) -> None:
+        line = {"id": job.id, "error": error, **job.asked}
         if known.get(job.id, {}).get("error") != error:
-            record({"id": job.id, "error": error, **job.asked})
+            record(line)
+        elif writes:
+            on_clip(line)
 
     for job in left:
         if job.id in errors:
             fail(job, errors[job.id])
-    failed = len(errors)
+        elif job.id in changed and writes:
+            # Its line stays: it tells what the file was.
+            file = out_dir / known[job.id]["file"]
+            on_clip({"id": job.id, "error": f"{file} is not the clip of {MANIFEST}; move it away to make it again"})
+    failed = len(errors) + len(changed)
     for batch in batches:
         start = time.perf_counter()
         try:
@@ -288,13 +312,26 @@ def run(
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
             how = {"batch_size": size, "seconds": round(seconds, 3)}
             record({"id": job.id, "file": file.name, "sha256": digest, **settings, **origin, **how})
-    return Outcome(len(left) - failed, len(jobs) - len(left), failed)
+    return Outcome(len(left) - failed, len(found), failed)
+
+
+def check_folder(out_dir: str | Path) -> None:
+    """Make the folder if need be, and see that it can be written to.
+
+    Raises:
+      InputError: it cannot.
+    """
+    try:
+        Path(out_dir).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out_dir).close()
+    except OSError as error:
+        raise InputError(f"{out_dir} cannot be written to: {error.strerror or error}") from error
 
 
 def _known(out_dir: Path, origin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The manifest's lines by id, in a folder that is made if need be."""
+    """The manifest's lines by id."""
+    check_folder(out_dir)
     try:
-        out_dir.mkdir(parents=True, exist_ok=True)
         lines = _read_manifest(out_dir / MANIFEST)
     except OSError as error:
         raise InputError(f"{out_dir} cannot be written to: {error.strerror or error}") from error
@@ -302,8 +339,15 @@ def _known(out_dir: Path, origin: Mapping[str, Any]) -> dict[str, dict[str, Any]
     return {line["id"]: line for line in lines}
 
 
-def _is_made(out_dir: Path, line: Mapping[str, Any] | None) -> bool:
-    return line is not None and "file" in line and (out_dir / line["file"]).is_file()
+def _look(out_dir: Path, lines: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """The ids of clips that are there, and of those whose files are not what their lines say."""
+    found, changed = [], []
+    for line in lines:
+        path = out_dir / line.get("file", "")
+        if path.is_file() and path.stat().st_size:
+            same = hashlib.sha256(path.read_bytes()).hexdigest() == line.get("sha256")
+            (found if same else changed).append(line["id"])
+    return found, changed
 
 
 def _read_manifest(path: Path) -> list[dict[str, Any]]:

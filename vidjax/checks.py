@@ -1,8 +1,10 @@
-"""Numbers that people give: of the right kind, and in range."""
+"""Numbers that people give, and answers: of the right kind, and in range."""
 
 import math
 import numbers
 from typing import Any
+
+import numpy as np
 
 from vidjax.errors import InputError
 
@@ -23,6 +25,13 @@ def number(name: str, value: Any, low: float, high: float) -> float:
     if not low <= value <= high:
         raise InputError(f"{name}={value}: must lie between {low} and {high}; nearest: {min(max(value, low), high)}")
     return float(value)
+
+
+def truth(name: str, value: Any) -> bool:
+    """True or False, and nothing that would only be taken for one."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}={value!r:.80}: must be True or False")
+    return bool(value)
 
 
 def _finite(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """What is given with a prompt: pictures, each as a frame of the clip, and a clip to go on with or to paint over."""
 
+import contextlib
 import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -183,8 +184,15 @@ def _able(field: str) -> str:
 
 
 def _read(name: str, source: Any) -> UInt8[np.ndarray, "H W 3"]:
-    try:
+    with _named(name):
         return read_image(source)
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Says of what cannot be read which argument it is."""
+    try:
+        yield
     except MediaError as error:
         raise MediaError(f"{name}: {error}") from error
 
@@ -220,7 +228,8 @@ def read_clip(
       InputError: it cannot be read, or takes more memory than ``MAX_CLIP_BYTES``.
     """
     if isinstance(source, str | os.PathLike):
-        size = video_size(source)
+        with _named("video"):
+            size = video_size(source)
         frames = _from_file(source, fps, size, Bucket(1, height, width))
     else:
         video = source if isinstance(source, Video) else _as_video(source, fps)
@@ -242,8 +251,9 @@ def read_clip(
 
 
 def _from_file(path: Any, fps: float, size: tuple[int, int], bucket: Bucket) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    for frame in iter_frames(path, fps, *covering(*size, bucket)):
-        yield crop(frame[None], bucket, None)[0]
+    with _named("video"):
+        for frame in iter_frames(path, fps, *covering(*size, bucket)):
+            yield crop(frame[None], bucket, None)[0]
 
 
 def _as_video(source: Any, fps: float) -> Video:
@@ -263,7 +273,7 @@ def read_mask(
       InputError: it cannot be read, or is of another size or length.
     """
     if isinstance(source, str | os.PathLike) or not hasattr(source, "__array__"):
-        white = read_image(source).max(axis=-1) > 127
+        white = _read("mask", source).max(axis=-1) > 127
     else:
         array = np.asarray(source)
         if array.dtype != bool and array.dtype != np.uint8:

@@ -9,8 +9,10 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.typing import DTypeLike
 
 from vidjax import tokenizer as tokenizers
+from vidjax.checks import number, truth
 from vidjax.errors import InputError, WeightsError
 from vidjax.models.clip import CLIPConfig
 from vidjax.models.families import FAMILIES, Family
@@ -121,7 +123,7 @@ def load(
     model: str | Path | None = None,
     *,
     mesh: Mesh | None = None,
-    dtype: str = "float32",
+    dtype: DTypeLike = "float32",
     loras: Mapping[str | Path, float] | None = None,
     loras_2: Mapping[str | Path, float] | None = None,
     offload: bool = False,
@@ -141,8 +143,13 @@ def load(
       InputError: an unknown ``dtype``, ``loras_2`` for a model with one denoiser, or a mesh that does not divide it.
       WeightsError: no such folder or repository, or its files or ``loras`` do not fit the configuration.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype={dtype!r}: choose {' or '.join(DTYPES)}")
+    dtype = _dtype_name(dtype)
+    if mesh is not None and not isinstance(mesh, AnyMesh):
+        raise InputError(f"mesh={mesh!r:.80}: a mesh is expected, as vidjax.parallel.make_mesh(data=-1) gives")
+    offload = truth("offload", offload)
+    strengths = {name: _strengths(name, files) for name, files in (("loras", loras), ("loras_2", loras_2))}
+    if model is not None and not str(model).strip():
+        raise InputError(f"model={model!r}: give a folder or a hub id; None is the bundled model")
     path = bundled() if model is None else hub.find(str(model), revision)
     config = dataclasses.replace(read_config(path), dtype=dtype)
     if mesh is not None:
@@ -151,10 +158,10 @@ def load(
     # Everything that can be wrong is found before the first gigabyte is moved.
     for name, part in config.parts.items():
         folder.check_part(path, name, part)
-    if loras_2 and config.boundary_ratio is None:
-        raise InputError(f"loras_2={dict(loras_2)}: {path} has one denoiser; give them as loras")
+    if strengths["loras_2"] and config.boundary_ratio is None:
+        raise InputError(f"loras_2={strengths['loras_2']}: {path} has one denoiser; give them as loras")
     abstract = folder.abstract_params("transformer", config.transformer)
-    wanted = {"transformer": loras or {}, "transformer_2": loras_2 or {}}
+    wanted = {"transformer": strengths["loras"], "transformer_2": strengths["loras_2"]}
     changes = {name: lora.read(abstract, files.items()) for name, files in wanted.items()}
 
     def read(name: str) -> Params:
@@ -165,6 +172,36 @@ def load(
 
     params = {name: read(name) for name in config.parts}
     return Model(config, params, tokenizer, "bundled" if model is None else str(model), mesh, offload)
+
+
+def _dtype_name(dtype: Any) -> str:
+    """The name of ``bfloat16`` or ``jax.numpy.bfloat16``, if it is one of ``DTYPES``."""
+    try:
+        name = jax.numpy.dtype(dtype).name
+    except TypeError:
+        name = None
+    if name not in DTYPES or dtype is None:
+        raise InputError(f"dtype={dtype!r:.80}: choose {' or '.join(DTYPES)}")
+    return name
+
+
+def _strengths(name: str, files: Any) -> dict[str | Path, float]:
+    if files is None:
+        return {}
+    if not isinstance(files, Mapping):
+        example = "{'style.safetensors': 0.8}"
+        raise InputError(f"{name}={files!r:.80}: files with their strengths are expected, as in {example}")
+    return {file: number(f"{name}[{str(file)!r}]", strength, -100, 100) for file, strength in files.items()}
+
+
+def check_model(model: Any) -> None:
+    """See that what is used as a model is one.
+
+    Raises:
+      InputError: it is something else, such as the name of a folder.
+    """
+    if not isinstance(model, Model):
+        raise InputError(f"model={model!r:.80}: a loaded model is expected, as vidjax.load() gives")
 
 
 def bundled() -> Path:
@@ -225,10 +262,8 @@ def _has(index: dict[str, Any], part: str) -> bool:
 
 def _sampling(path: Path, transformer: DenoiserConfig, boundary: float | None) -> SamplingDefaults:
     """The folder's own ``sampling.json``; else its authors' settings; else the scheduler's shift."""
-    known = {f.name for f in dataclasses.fields(SamplingDefaults)}
     if (path / "sampling.json").exists():
-        values = folder.read_json(path / "sampling.json")
-        return SamplingDefaults(**{k: v for k, v in values.items() if k in known})
+        return folder.read_fields(path / "sampling.json", SamplingDefaults)
     for preset in PRESETS.values():
         if preset.transformer == transformer and preset.boundary_ratio == boundary:
             return preset.sampling

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vidjax.checks import number, whole
+from vidjax.checks import number, truth, whole
 from vidjax.conditioning.camera import Camera
 from vidjax.conditioning.movements import clip_poses, read_camera
 from vidjax.conditioning.poses import Poses
@@ -29,7 +29,7 @@ from vidjax.given import (
     read_references,
 )
 from vidjax.long import MAX_FRAMES, Rollout, check_causal, continues, make_rollout, texts_by_window
-from vidjax.model import Model, ModelConfig
+from vidjax.model import Model, ModelConfig, check_model
 from vidjax.prompts import MAX_SECONDS, Prompt, read_negatives, read_scripts, read_seeds, tell_camera
 from vidjax.resolution import Size, clip_sizes
 from vidjax.tiles import Tiling, make_tiling
@@ -164,6 +164,8 @@ def make_request(
     Raises:
       InputError: what does not fit the model, with what was given and the nearest that would do.
     """
+    check_model(model)
+    causal, riflex = truth("causal", causal), truth("riflex", riflex)
     config, defaults = model.config, model.config.sampling
     scripts = read_scripts(prompt)
     camera = None if camera is None else read_camera(camera)

@@ -17,7 +17,7 @@ from vidjax.diffusion.guidance import Guidance, guide
 from vidjax.diffusion.solvers import SOLVERS, Velocity
 from vidjax.errors import InputError
 from vidjax.long import seen_frames
-from vidjax.model import Model, ModelConfig, denoiser_params
+from vidjax.model import Model, ModelConfig, check_model, denoiser_params
 from vidjax.request import sampling_settings
 from vidjax.tiles import Tiling, tiled
 from vidjax.typing import Array, Float, Params, PyTree
@@ -44,6 +44,7 @@ def make_sampler(
     Raises:
       InputError: a setting is out of range.
     """
+    check_model(model)
     schedule, scales, rule = sampling_settings(
         model.config,
         num_inference_steps,

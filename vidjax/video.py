@@ -86,6 +86,8 @@ def check_writable(path: str | os.PathLike) -> Path:
 
     Call it before anything expensive: it looks at the suffix, the folder and what is already at `path`.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise MediaError(f"{path!r:.80} is no path; give the name of a file, as in 'clip.mp4'.")
     path = Path(path)
     folder, name = path.parent, repr(str(path))
     if path.suffix.lower() not in SUFFIXES:
@@ -102,8 +104,11 @@ def check_writable(path: str | os.PathLike) -> Path:
         raise MediaError(f"{name}: its folder {fault}; the nearest that exists is {str(nearest)!r}.")
     if path.is_dir():
         raise MediaError(f"{name} is a folder; give the name of a file.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise MediaError(f"{name}: the folder {str(folder)!r} may not be written to.")
+    try:
+        # Permissions alone do not tell: tried and taken away again.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise MediaError(f"{name}: the folder {str(folder)!r} may not be written to ({error.strerror}).") from None
     return path
 
 

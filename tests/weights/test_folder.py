@@ -236,6 +236,9 @@ def test_stages_that_do_not_fit(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"is_residual": True}))
     with pytest.raises(WeightsError, match=r"vae: dim_mult=\(1, 2\)"):
         folder.read_config(tmp_path, "vae")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"is_residual": False, "latents_mean": [0.0]}))
+    with pytest.raises(WeightsError, match=r"vae: latents_mean has length 1, and z_dim is"):
+        folder.read_config(tmp_path, "vae")
 
 
 def test_unknown_config_fields_are_ignored(tmp_path):

@@ -92,6 +92,10 @@ def _in_a_line(box: str) -> str:
     if unread := re.fullmatch(r"Error parsing (\S+): no type matching \S*(INT|FLOAT) could .* from \['(.*)'\]", text):
         option, kind, value = unread.groups()
         return f"{option} {value}: {'a whole number' if kind == 'INT' else 'a number'} is expected"
+    if unread := re.fullmatch(r"Error parsing (\S+): invalid literal for int\(\) .*: '(.*)'", text):
+        return f"{unread[1]} {unread[2]}: a whole number is expected"
+    if unread := re.fullmatch(r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]", text):
+        return f"{unread[1]} {unread[2]}: its values have another form"
     return text
 
 

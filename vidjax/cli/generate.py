@@ -225,8 +225,8 @@ def _run_batch(command: Generate) -> None:
             raise InputError(f"{name} and --batch: give one of them")
     if command.out_dir is None:
         raise InputError("--batch needs --out-dir DIR, the folder for its clips")
-    if command.then or command.dry_run:
-        raise InputError("--then and --dry-run are for one clip, and go with PROMPT")
+    if command.then:
+        raise InputError("--then is for one clip, and goes with PROMPT")
     if command.out != Generate.out:
         raise InputError("--out is for one clip; with --batch give --out-dir DIR")
     from vidjax import campaign
@@ -243,13 +243,32 @@ def _run_batch(command: Generate) -> None:
 
     source = {name: loading[name] for name in ("loras", "loras_2") if loading[name]}
     with join(command.processes) as process:
+        if process == 0 and not command.dry_run:
+            campaign.check_folder(command.out_dir)
         keep_compiled()
         model = load(command.model, mesh=_mesh(command), **loading)
+        if command.dry_run:
+            return _outline_batch(model, jobs)
         done = campaign.run(model, jobs, command.out_dir, source=source, on_clip=report)
         if process == 0:
             counts = f"{done.made} clips made, {done.found} were there, {done.failed} could not be made"
             print(f"{command.out_dir}: {counts}; see {campaign.MANIFEST}")
     if done.failed:
+        sys.exit(1)
+
+
+def _outline_batch(model: Any, jobs: Sequence[Any]) -> None:
+    """What ``--batch`` would make, a line for each program that is compiled, and what it could not."""
+    from vidjax import campaign, forecast
+    from vidjax.request import make_request
+
+    groups, errors = campaign.plan(model, jobs, len(jobs))
+    for name, error in errors.items():
+        print(f"vidjax: {name}: {error}", file=sys.stderr)
+    for group in groups:
+        print(f"{len(group.jobs)} x {forecast.outline(make_request(model, **group.settings[0]))}")
+    print(f"{len(jobs) - len(errors)} clips in {len(groups)} shapes, {len(errors)} could not be made")
+    if errors:
         sys.exit(1)
 
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,8 @@ CONFIG_TYPE = {
     "camera_adapter": camera_adapter.CameraAdapterConfig,
 }
 
+T = TypeVar("T")
+
 
 def read_config(folder: Path, part: str) -> Any:
     """Configuration of a part; fields that its dataclass does not have are ignored.
@@ -72,22 +74,29 @@ def read_config(folder: Path, part: str) -> Any:
       WeightsError: no ``config.json``, or not JSON, or a value of another type, or an autoencoder's stages do not
         fit together.
     """
-    kind = CONFIG_TYPE[part]
-    values = read_json(folder / part / "config.json")
-    types = get_type_hints(kind)
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in types}
-    wrong = [
-        f"{k} is {json.dumps(values[k])}, not {describe(types[k])}" for k, v in fields.items() if not is_of(v, types[k])
-    ]
-    if wrong:
-        raise WeightsError(f"{folder / part / 'config.json'}: {'; '.join(wrong)}")
-    config = kind(**fields)
+    config = read_fields(folder / part / "config.json", CONFIG_TYPE[part])
     if part == "vae":
         try:
             vae.check_config(config)
         except InputError as error:
             raise WeightsError(f"{folder / part}: {error}") from error
     return config
+
+
+def read_fields(path: Path, kind: type[T]) -> T:
+    """A dataclass from a JSON object; what is not a field of it is ignored.
+
+    Raises:
+      WeightsError: missing, or not a JSON object, or a value of another type.
+    """
+    values, types = read_json(path), get_type_hints(kind)
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in types}
+    wrong = [
+        f"{k} is {json.dumps(values[k])}, not {describe(types[k])}" for k, v in fields.items() if not is_of(v, types[k])
+    ]
+    if wrong:
+        raise WeightsError(f"{path}: {'; '.join(wrong)}")
+    return kind(**fields)
 
 
 def read_json(path: Path) -> dict[str, Any]:

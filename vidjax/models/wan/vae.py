@@ -62,11 +62,15 @@ class VAEConfig:
 
 
 def check_config(config: VAEConfig) -> None:
-    """Whether the stages fit together, which no single setting shows.
+    """Whether the stages and the statistics fit together, which no single setting shows.
 
     Raises:
       InputError: they do not.
     """
+    for name in ("latents_mean", "latents_std"):
+        count = len(getattr(config, name))
+        if count not in (0, config.z_dim):
+            raise InputError(f"{name} has length {count}, and z_dim is {config.z_dim}")
     dims, temporal = config.dim_mult, config.temperal_downsample
     if len(temporal) < len(dims) - 1:
         raise InputError(f"temperal_downsample={temporal}: needs {len(dims) - 1} values, one for each step of dim_mult")
