@@ -130,6 +130,7 @@ def test_clips_are_those_of_the_report(examined):
     ("settings", "said"),
     [
         ({"num_prompts": 0}, "num_prompts=0: must be at least 1"),
+        ({"seed": -1}, "seed=-1: must lie between 0 and"),
         ({"long_clips": 0, "long_seconds": 3.0}, "long_clips=0"),
         ({"long_seconds": 1.0}, "long_seconds=1: one window of this model; drift needs more than 1.1 s"),
         ({"long_seconds": -1.0}, "duration=-1.0: must lie between"),

@@ -47,7 +47,7 @@ def test_renderings_are_told_and_others_are_not():
 def test_scores_of_a_model(tiny, monkeypatch):
     """They stand in the report beside what the detector reaches; a model whose clips are right has all of them."""
     few = {kind: camera.asked(kind_, 0, 2) for kind, kind_ in (("a", camera.SINGLE), ("b", camera.COMBINED))}
-    monkeypatch.setattr(camera, "asked", lambda kind, seed: few["a" if kind is camera.SINGLE else "b"])
+    monkeypatch.setattr(camera, "asked", lambda kind, seed, count: few["a" if kind is camera.SINGLE else "b"])
     made = []
 
     def clips(model, requests):
@@ -59,7 +59,7 @@ def test_scores_of_a_model(tiny, monkeypatch):
     monkeypatch.setattr(adherence, "_reconstruct", lambda model, clip: clip)
     report = Report({}, {}, {}, {}, {})
     with pytest.warns(UserWarning, match="the prompt says"):  # this model has no adapter
-        adherence._camera(tiny, report, 0, {})
+        adherence._camera(tiny, report, 0, 2, {})
     assert report.scores == report.ceilings == report.reconstructed
     assert report.scores.keys() == {"camera_object", "camera_combined"}
     assert report.counts == {"camera_object": 2, "camera_combined": 2}

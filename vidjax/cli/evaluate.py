@@ -21,7 +21,8 @@ class Evaluate:
     model: str | None = None
     """A folder in the published layout or a Hugging Face hub id; left out: the bundled model."""
     num_prompts: int = 100
-    """Prompts, of scenes that training never sees."""
+    """Prompts, of scenes that training never sees; of clips from pictures and with cameras there are no more than of
+    these. A hundred take some minutes on two cores."""
     num_seeds: int = 2
     """Clips a prompt."""
     seed: int = 0

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vidjax.checks import whole
 from vidjax.data.shapes import Scene, caption, held_out_scene, render
 from vidjax.errors import InputError
 from vidjax.evaluate import camera, drift, references
@@ -32,6 +33,8 @@ LONG_CLIPS = 16
 
 REFERENCE_CLIPS = 60
 """Clips of a subject that a picture shows, of models that can be given it."""
+
+MAX_SEED = 2**32 - 1
 
 KINDS = ("scores", "ceilings", "reconstructed")
 """What is measured: the model's clips, renderings, and renderings after the autoencoder."""
@@ -81,7 +84,7 @@ def examine(
     on_stage: Callable[[str], None] = lambda name: None,
     long_seconds: float = 0.0,
     long_clips: int = LONG_CLIPS,
-    reference_clips: int = REFERENCE_CLIPS,
+    reference_clips: int | None = None,
     **settings: Any,
 ) -> Examined:
     """Clips of ``num_prompts`` prompts that training never saw, ``num_seeds`` each, and what is to be seen in them.
@@ -91,16 +94,20 @@ def examine(
       workers: processes that look at clips; None: as many as there are cores.
       long_seconds: length of ``long_clips`` further clips of one subject each, of several windows; 0: none.
       reference_clips: further clips of one subject each that a picture shows and the prompt does not tell, of models
-        that can be given pictures of a subject.
+        that can be given pictures of a subject. Of these and of clips with cameras, which models with an adapter make,
+        there are no more than clips of the prompts, and ``REFERENCE_CLIPS`` and ``camera.CLIPS`` at most.
       settings: keyword arguments of ``vidjax.generate``; left out, the model's own defaults.
 
     Raises:
       InputError: a number below 1, or settings that do not fit the model.
     """
+    if reference_clips is None:
+        reference_clips = min(REFERENCE_CLIPS, max(num_prompts * num_seeds, 1))
     counts = {"num_prompts": num_prompts, "num_seeds": num_seeds}
     for name, value in {**counts, "long_clips": long_clips, "reference_clips": reference_clips}.items():
         if value < 1:
             raise InputError(f"{name}={value}: must be at least 1")
+    whole("seed", seed, 0, MAX_SEED)
     request = make_request(model, "", **settings)
     if long_seconds:
         drift.long_request(model, "", long_seconds, seed, settings)
@@ -142,13 +149,13 @@ def examine(
         if min(size[1:]) >= WINDOW:
             _add_mean(report, "autoencoder_ssim", [ssim(*pair) for pair in zip(through, truth, strict=True)])
         # Frame by frame, clips take neither pictures of a subject nor rays.
-        whole = not settings.get("causal")
-        if model.config.sampling.references and whole:
+        at_once = not settings.get("causal")
+        if model.config.sampling.references and at_once:
             on_stage("references")
             _of_references(model, report, look, seed, size, reference_clips, settings)
-        if model.config.camera_adapter is not None and whole and size[0] > 1:
+        if model.config.camera_adapter is not None and at_once and size[0] > 1:
             on_stage("camera")
-            _camera(model, report, seed, settings)
+            _camera(model, report, seed, min(camera.CLIPS, num_prompts * num_seeds), settings)
         long = []
         if long_seconds:
             on_stage("long clips")
@@ -271,10 +278,10 @@ def _of_references(
     _add_shares(report, words, "reference_")
 
 
-def _camera(model: Model, report: Report, seed: int, settings: dict[str, Any]) -> None:
+def _camera(model: Model, report: Report, seed: int, count: int, settings: dict[str, Any]) -> None:
     """Adds how often the camera does what its rays say, one thing or two at once, to the report."""
     for name, kind in (("camera_object", camera.SINGLE), ("camera_combined", camera.COMBINED)):
-        wanted = camera.asked(kind, seed)
+        wanted = camera.asked(kind, seed, count)
         requests = [make_request(model, **each) for each in camera.requests_of(wanted, seed, settings)]
         size = requests[0].num_frames, requests[0].height, requests[0].width
         truth = [one.rendered(*size) for one in wanted]

@@ -35,7 +35,7 @@ COMBINED: dict[str, Ways] = {
     "pan right + zoom out": (1, 0, -1),
 }
 CLIPS = 60
-"""Of each kind."""
+"""Of each kind, at most."""
 
 STEP = 28.0, 28.0, 0.85
 """How far the view goes in the renderings that clips are compared with, as movements at speed 1 go in two seconds."""
@@ -56,7 +56,7 @@ class Asked(NamedTuple):
         return render(_moved(self.scene, self.ways), num_frames, height, width)
 
 
-def asked(kind: Mapping[str, Ways], seed: int, count: int = CLIPS) -> list[Asked]:
+def asked(kind: Mapping[str, Ways], seed: int, count: int) -> list[Asked]:
     """Held-out scenes whose subjects do nothing that looks like the camera's doing."""
     allowed = set(actions_with("pans left")) & set(actions_with("zooms in"))
     found, index = [], 0
