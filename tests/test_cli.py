@@ -318,7 +318,7 @@ def test_outline_of_a_batch(run, tiny_folder, tmp_path, compilations):
     assert out.splitlines() == [
         "2 x 1 window of 9 frames, 2 steps each: 9 of 32x16, 1.1 s",
         "1 x 1 window of 5 frames, 2 steps each: 5 of 32x16, 0.6 s",
-        "3 clips in 2 shapes, 1 could not be made",
+        "3 clips in 2 shapes, 1 cannot be made",
     ]
     assert not compilations
 

@@ -248,7 +248,7 @@ def _run_batch(command: Generate) -> None:
         keep_compiled()
         model = load(command.model, mesh=_mesh(command), **loading)
         if command.dry_run:
-            return _outline_batch(model, jobs)
+            return _outline_batch(model, jobs) if process == 0 else None
         done = campaign.run(model, jobs, command.out_dir, source=source, on_clip=report)
         if process == 0:
             counts = f"{done.made} clips made, {done.found} were there, {done.failed} could not be made"
@@ -267,7 +267,7 @@ def _outline_batch(model: Any, jobs: Sequence[Any]) -> None:
         print(f"vidjax: {name}: {error}", file=sys.stderr)
     for group in groups:
         print(f"{len(group.jobs)} x {forecast.outline(make_request(model, **group.settings[0]))}")
-    print(f"{len(jobs) - len(errors)} clips in {len(groups)} shapes, {len(errors)} could not be made")
+    print(f"{len(jobs) - len(errors)} clips in {len(groups)} shapes, {len(errors)} cannot be made")
     if errors:
         sys.exit(1)
 

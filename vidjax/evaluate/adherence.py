@@ -35,6 +35,7 @@ REFERENCE_CLIPS = 60
 """Clips of a subject that a picture shows, of models that can be given it."""
 
 MAX_SEED = 2**32 - 1
+"""The generators of scenes and captions take no larger one."""
 
 KINDS = ("scores", "ceilings", "reconstructed")
 """What is measured: the model's clips, renderings, and renderings after the autoencoder."""
