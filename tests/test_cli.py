@@ -176,6 +176,7 @@ def test_folder_that_may_not_be_written_is_refused(run, tmp_path):
         (["export", "nowhere", "out"], "nowhere holds no training run"),
         (["evaluate", "--report", "report.json"], "'report.json' does not end in .html"),
         (["evaluate", "--report", "nowhere/report.html"], "its folder does not exist"),
+        (["evaluate", "--report", "/proc/report.html"], "its folder may not be written to"),
         (["evaluate", "--vbench", "clips"], "--vbench needs --vbench-prompts FILE"),
         (["evaluate", "--vbench-prompts", "prompts.txt"], "--vbench-prompts goes with --vbench DIR"),
         (["evaluate", "--vbench", "clips", "--vbench-prompts", "prompts.txt"], "prompts.txt cannot be read"),

@@ -6,8 +6,8 @@ import itertools
 import json
 import re
 import string
-import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 import vidjax
+from vidjax.checks import try_folder
 from vidjax.errors import InputError
 from vidjax.generation import generate_each
 from vidjax.model import Model
@@ -96,12 +97,10 @@ def _parse(line: str) -> dict[str, Any]:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{twice!r} is given twice; give it once")
-    return found
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise InputError(f"{name!r} is given twice; give it once")
+    return dict(pairs)
 
 
 def check_known(asked: Mapping[str, Any], known: frozenset[str]) -> None:
@@ -268,31 +267,27 @@ def run(
     # Of several processes the first alone reads and writes the folder.
     writes = jax.process_index() == 0
     known = _known(out_dir, origin) if writes else {}
-    found, changed = agree(_look(out_dir, [known[job.id] for job in jobs if job.id in known]))
-    left = [job for job in jobs if job.id not in found]
-    batches, errors = plan(model, [job for job in left if job.id not in changed], size)
+    found, changed = map(set, agree(_look(out_dir, [known[job.id] for job in jobs if job.id in known])))
+    batches, errors = plan(model, [job for job in jobs if job.id not in found | changed], size)
 
-    def record(line: dict[str, Any]) -> None:
+    def report(line: dict[str, Any], new: bool = True) -> None:
         if not writes:
             return
-        with open(out_dir / MANIFEST, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if new:
+            with open(out_dir / MANIFEST, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
         on_clip(line)
 
     def fail(job: Job, error: str) -> None:
-        line = {"id": job.id, "error": error, **job.asked}
-        if known.get(job.id, {}).get("error") != error:
-            record(line)
-        elif writes:
-            on_clip(line)
+        report({"id": job.id, "error": error, **job.asked}, known.get(job.id, {}).get("error") != error)
 
-    for job in left:
+    for job in jobs:
         if job.id in errors:
             fail(job, errors[job.id])
-        elif job.id in changed and writes:
-            # Its line stays: it tells what the file was.
-            file = out_dir / known[job.id]["file"]
-            on_clip({"id": job.id, "error": f"{file} is not the clip of {MANIFEST}; move it away to make it again"})
+        elif job.id in changed:
+            fault = f"{_file(out_dir, job.id)} is not the clip of {MANIFEST}; move it away to make it again"
+            # The manifest's line stays: it tells what the file was.
+            report({"id": job.id, "error": fault, **job.asked}, new=False)
     failed = len(errors) + len(changed)
     for batch in batches:
         start = time.perf_counter()
@@ -308,11 +303,19 @@ def run(
             continue
         seconds = (time.perf_counter() - start) / len(batch.jobs)
         for job, settings, video in zip(batch.jobs, batch.settings, videos if writes else (), strict=writes):
-            file = video.save(out_dir / f"{job.id}.mp4")
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            file = video.save(_file(out_dir, job.id))
             how = {"batch_size": size, "seconds": round(seconds, 3)}
-            record({"id": job.id, "file": file.name, "sha256": digest, **settings, **origin, **how})
-    return Outcome(len(left) - failed, len(found), failed)
+            report({"id": job.id, "file": file.name, "sha256": _digest(file), **settings, **origin, **how})
+    return Outcome(len(jobs) - len(found) - failed, len(found), failed)
+
+
+def _file(out_dir: Path, name: str) -> Path:
+    return out_dir / f"{name}.mp4"
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_folder(out_dir: str | Path) -> None:
@@ -323,7 +326,7 @@ def check_folder(out_dir: str | Path) -> None:
     """
     try:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out_dir).close()
+        try_folder(out_dir)
     except OSError as error:
         raise InputError(f"{out_dir} cannot be written to: {error.strerror or error}") from error
 
@@ -345,8 +348,7 @@ def _look(out_dir: Path, lines: Iterable[Mapping[str, Any]]) -> tuple[list[str],
     for line in lines:
         path = out_dir / line.get("file", "")
         if path.is_file() and path.stat().st_size:
-            same = hashlib.sha256(path.read_bytes()).hexdigest() == line.get("sha256")
-            (found if same else changed).append(line["id"])
+            (found if _digest(path) == line.get("sha256") else changed).append(line["id"])
     return found, changed
 
 

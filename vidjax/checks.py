@@ -1,7 +1,9 @@
-"""Numbers that people give, and answers: of the right kind, and in range."""
+"""What people give: numbers and answers of the right kind and in range, folders that files can be made in."""
 
 import math
 import numbers
+import os
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,15 @@ def truth(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise InputError(f"{name}={value!r:.80}: must be True or False")
     return bool(value)
+
+
+def try_folder(folder: str | os.PathLike) -> None:
+    """Make a file in a folder and take it away: permissions alone do not tell whether one can be made.
+
+    Raises:
+      OSError: none can.
+    """
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def _finite(value: Any) -> bool:

@@ -180,7 +180,7 @@ def _dtype_name(dtype: Any) -> str:
         name = jax.numpy.dtype(dtype).name
     except TypeError:
         name = None
-    if name not in DTYPES or dtype is None:
+    if name not in DTYPES:
         raise InputError(f"dtype={dtype!r:.80}: choose {' or '.join(DTYPES)}")
     return name
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from vidjax.checks import try_folder
 from vidjax.errors import MediaError
 from vidjax.image import MAX_PIXELS, check_readable
 
@@ -105,8 +106,7 @@ def check_writable(path: str | os.PathLike) -> Path:
     if path.is_dir():
         raise MediaError(f"{name} is a folder; give the name of a file.")
     try:
-        # Permissions alone do not tell: tried and taken away again.
-        tempfile.TemporaryFile(dir=folder).close()
+        try_folder(folder)
     except OSError as error:
         raise MediaError(f"{name}: the folder {str(folder)!r} may not be written to ({error.strerror}).") from None
     return path

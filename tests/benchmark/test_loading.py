@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import statistics
+import tempfile
 
 import jax
 import pytest
@@ -98,7 +99,11 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, monkeypatch, 
 
 def test_folder_that_may_not_be_written(tmp_path, monkeypatch):
     """Root may write anywhere, so the answer is made up."""
-    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK)
+
+    def read_only(dir):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
     with pytest.raises(InputError, match="the folder may not be written to"):
         benchmark.load(SIZE_GB, tmp_path)
 

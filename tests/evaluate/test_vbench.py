@@ -86,6 +86,8 @@ def test_export_resumes(tiny, prompts, tmp_path):
     assert written == expected
     assert sorted(p.name for p in out.iterdir()) == sorted([*expected, MANIFEST])
     assert export(tiny, path, out, 3, on_clip, **QUICK) == (0, 6)
+    (out / expected[0]).write_bytes(b"")
+    assert export(tiny, path, out, 3, **QUICK) == (1, 5), "an empty file is no clip"
 
     alone = vidjax.generate(tiny, PROMPTS[1], seed=2, progress=False, **QUICK).save(tmp_path / "alone.mp4")
     assert alone.read_bytes() == (out / expected[5]).read_bytes()

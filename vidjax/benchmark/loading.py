@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
 
+from vidjax.checks import try_folder
 from vidjax.errors import InputError
 from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.weights import abstract_params, published_tree
@@ -135,8 +136,10 @@ def _check_load(size_gb: float, dir: str | os.PathLike | None, dtype: str) -> Pa
     place = Path(tempfile.gettempdir() if dir is None else dir)
     if not place.is_dir():
         raise InputError(f"dir={str(place)!r}: {'is not a folder' if place.exists() else 'there is no such folder'}")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"dir={str(place)!r}: the folder may not be written to")
+    try:
+        try_folder(place)
+    except OSError as error:
+        raise InputError(f"dir={str(place)!r}: the folder may not be written to ({error.strerror})") from None
     needed, free = 1.05e9 * size_gb + 1e7, shutil.disk_usage(place).free
     if needed > free:
         raise InputError(f"size_gb={size_gb:g}: {str(place)!r} has only {free / 1e9:.3g} GB free")

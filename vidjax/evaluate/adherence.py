@@ -35,7 +35,7 @@ REFERENCE_CLIPS = 60
 """Clips of a subject that a picture shows, of models that can be given it."""
 
 MAX_SEED = 2**32 - 1
-"""The generators of scenes and captions take no larger one."""
+"""Scenes and noise are of this and the numbers behind it, which must stay in the range of a clip's seed."""
 
 KINDS = ("scores", "ceilings", "reconstructed")
 """What is measured: the model's clips, renderings, and renderings after the autoencoder."""
@@ -102,10 +102,10 @@ def examine(
     Raises:
       InputError: a number below 1, or settings that do not fit the model.
     """
+    counts = {"num_prompts": num_prompts, "num_seeds": num_seeds, "long_clips": long_clips}
     if reference_clips is None:
-        reference_clips = min(REFERENCE_CLIPS, max(num_prompts * num_seeds, 1))
-    counts = {"num_prompts": num_prompts, "num_seeds": num_seeds}
-    for name, value in {**counts, "long_clips": long_clips, "reference_clips": reference_clips}.items():
+        reference_clips = min(REFERENCE_CLIPS, num_prompts * num_seeds)
+    for name, value in {**counts, "reference_clips": reference_clips}.items():
         if value < 1:
             raise InputError(f"{name}={value}: must be at least 1")
     whole("seed", seed, 0, MAX_SEED)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from vidjax.checks import try_folder
 from vidjax.errors import InputError
 from vidjax.evaluate.adherence import Examined, Looked, Word
 from vidjax.evaluate.report import HEADER, Row
@@ -46,8 +47,10 @@ def check_page(path: str | Path) -> Path:
         raise InputError(f"{str(path)!r} is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise InputError(f"{str(path)!r}: its folder does not exist")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{str(path)!r}: its folder may not be written to")
+    try:
+        try_folder(path.parent)
+    except OSError as error:
+        raise InputError(f"{str(path)!r}: its folder may not be written to ({error.strerror})") from None
     return path
 
 

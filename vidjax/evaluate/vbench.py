@@ -97,7 +97,8 @@ def export(
     _write_manifest(out_dir, manifest)
 
     names = [(prompt, index, out_dir / clip_name(prompt, index)) for prompt in prompts for index in range(clips)]
-    left = [(prompt, index, path) for prompt, index, path in names if not path.is_file()]
+    # A sudden end may leave a file with nothing in it.
+    left = [each for each in names if not each[2].is_file() or not each[2].stat().st_size]
     size = batch_blocks(model.mesh) if model.mesh is not None else 1
     for start in range(0, len(left), size):
         batch = left[start : start + size]

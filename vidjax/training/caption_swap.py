@@ -66,20 +66,20 @@ def evaluate(
     latents = np.stack([example["latents"] for example in examples]).astype(np.float32)
     pairs = [i for i, scene in enumerate(scenes) if len({subject.shape for subject in scene.subjects}) == 2]
 
-    def batch(scenes: list[Scene], latents: np.ndarray = latents) -> list[dict[str, Any]]:
+    def batches(scenes: list[Scene], latents: np.ndarray = latents) -> list[dict[str, Any]]:
         # The same random choice of words on both sides of a comparison.
         rows = [caption_row(caption(scene, np.random.default_rng(i))) for i, scene in enumerate(scenes)]
         return [{"latents": latents, **stack(rows)}]
 
-    scores = held_out_losses(velocity, params, batch(scenes), key, causal)
+    scores = held_out_losses(velocity, params, batches(scenes), key, causal)
     loss = functools.partial(mean_loss, velocity, params, key=key, time=SWAP_TIME)
     for factor in (*SUBJECT, *SCENE):
         wrong = [swapped(scene, factor, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
-        scores[f"swap_{factor}"] = 100.0 * (loss(batch(wrong)) / scores[f"loss_{SWAP_TIME}"] - 1.0)
+        scores[f"swap_{factor}"] = 100.0 * (loss(batches(wrong)) / scores[f"loss_{SWAP_TIME}"] - 1.0)
     if not pairs:
         return scores
-    right = loss(batch([scenes[i] for i in pairs], latents[pairs]))
+    right = loss(batches([scenes[i] for i in pairs], latents[pairs]))
     for factor in EXCHANGED:
-        wrong = loss(batch([exchanged(scenes[i], factor) for i in pairs], latents[pairs]))
+        wrong = loss(batches([exchanged(scenes[i], factor) for i in pairs], latents[pairs]))
         scores[f"exchange_{factor}"] = 100.0 * (wrong / right - 1.0)
     return scores
