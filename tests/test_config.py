@@ -105,6 +105,18 @@ def test_load_config_errors(tmp_path):
         load_config(CONFIG, ["ema_decay=1"])
     with pytest.raises(InputError, match="steps=0: must be at least 1"):
         load_config(CONFIG, ["steps=0"])
+    for wrong in (
+        "learning_rate=-1",
+        "learning_rate=inf",
+        "warmup_steps=-5",
+        "b1=2",
+        "clip_norm=-1",
+        "weight_decay=nan",
+    ):
+        with pytest.raises(InputError, match=f"optimizer.{wrong.split('=')[0]}="):
+            load_config(CONFIG, [f"optimizer.{wrong}"])
+    with pytest.raises(InputError, match="data_workers=-1: must lie between 0"):
+        load_config(CONFIG, ["data_workers=-1"])
     with pytest.raises(InputError, match="wandb=: must name a project"):
         load_config(CONFIG, ["wandb="])
 
@@ -138,3 +150,10 @@ def test_smoke_fits_the_machine(mesh, devices, expected, batch):
     small = shrink(dataclasses.replace(load_config(CONFIG), mesh=mesh, batch_size=512, steps=10**6), devices)
     assert small.mesh == expected
     assert (small.batch_size, small.steps) == (batch, 20)
+
+
+@pytest.mark.parametrize("stored", ["garbage", "[1", "1}"])
+def test_a_damaged_stored_configuration_is_told_in_a_line(stored):
+    """What a crash left half written would be a traceback at the next start."""
+    with pytest.raises(InputError, match="the stored configuration cannot be read"):
+        differences(stored, to_text(load_config(CONFIG)))

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 ORDER = (
     {"typing", "errors"},
-    {"arithmetic", "checks", "parallel", "diffusion", "tokenizer", "image", "config", "tiles"},
+    {"checks"},
+    {"arithmetic", "parallel", "diffusion", "tokenizer", "image", "config", "tiles"},
     {"video"},
     {"models"},
     {"conditioning", "weights", "data"},

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from vidjax.checks import number, whole
 from vidjax.errors import InputError
 
 CONFIG_MODULE = "vidjax_config_"
@@ -35,6 +36,15 @@ class OptimizerConfig:
     b2: float = 0.99
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+
+    def __post_init__(self):
+        number("optimizer.learning_rate", self.learning_rate, 0, 100)
+        whole("optimizer.warmup_steps", self.warmup_steps, 0, 2**31 - 1)
+        number("optimizer.weight_decay", self.weight_decay, 0, 100)
+        number("optimizer.clip_norm", self.clip_norm, 0, 1e9)
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"optimizer.{name}={getattr(self, name)}: must lie in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +94,7 @@ class TrainConfig:
             raise InputError(f"ema_decay={self.ema_decay}: must lie in [0, 1)")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed={self.seed}: must lie in [0, 2**32)")
+        whole("data_workers", self.data_workers, 0, 4096)
         if self.wandb == "":
             raise InputError("wandb=: must name a project, or be none")
 
@@ -331,8 +342,15 @@ def _decode(value: Any) -> Any:
 
 
 def differences(old: str, new: str, ignore: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
-    """`{field: (old, new)}` where two texts of `to_text` differ, save the fields (with parts) to ignore."""
-    before, after = _flatten(json.loads(old)), _flatten(json.loads(new))
+    """`{field: (old, new)}` where two texts of `to_text` differ, save the fields (with parts) to ignore.
+
+    Raises:
+      InputError: one is damaged.
+    """
+    try:
+        before, after = _flatten(json.loads(old)), _flatten(json.loads(new))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"the stored configuration cannot be read ({error}); choose another --workdir") from error
     return {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())

@@ -59,7 +59,8 @@ def tell_camera(model: Model, scripts: list[Script], camera: Camera | Poses, ray
         return scripts
     said = words(told)
     if not rays:
-        warnings.warn(f"{model.name} has no input for the camera: the prompt says {said!r}", stacklevel=3)
+        here = " frame by frame" if model.config.camera_adapter is not None else ""
+        warnings.warn(f"{model.name} has no input for the camera{here}: the prompt says {said!r}", stacklevel=3)
     return [[(start, f"{text}, {said}" if text else said) for start, text in script] for script in scripts]
 
 

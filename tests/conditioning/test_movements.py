@@ -1,5 +1,7 @@
 """Movements as poses: each goes its way, all at once, at a known pace."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -97,3 +99,13 @@ def test_ways_to_say_it(tmp_path):
         read_camera("no.txt")
     with pytest.raises(InputError, match=r"camera=3: a vidjax.Camera is expected"):
         read_camera(3)
+
+
+@pytest.mark.parametrize(("text", "size"), [("zoom in", (32, 64)), ("zoom out", (32, 64)), ("zoom out", (64, 64))])
+def test_zooms_that_go_on_for_too_long_are_refused_with_what_would_do(text, size):
+    """The poses of such a path are none, and nobody who asked for a zoom knows of poses."""
+    with pytest.raises(InputError, match=rf"camera '{text} 1' for 30.0 s: 5600 times; at most") as caught:
+        movement_poses(parse(text), 241, 8.0, *size)
+    speed, seconds = re.search(r"at speed ([\d.]+), or in ([\d.]+) s", str(caught.value)).groups()
+    movement_poses(parse(f"{text} {speed}"), 241, 8.0, *size)
+    movement_poses(parse(text), int(8 * float(seconds)) + 1, 8.0, *size)

@@ -12,6 +12,7 @@ from vidjax.data.buckets import Bucket
 from vidjax.data.shapes import parse, scene_to_json, training_scene
 from vidjax.data.source import ClipData
 from vidjax.errors import InputError
+from vidjax.model import bundled
 from vidjax.training import denoiser, places, probe
 from vidjax.training.denoiser import DenoiserTask
 from vidjax.training.task import TaskConfig
@@ -174,3 +175,23 @@ def test_places_that_the_table_lacks_are_refused():
     places.check_places(0.0, large, (16, 16))
     with pytest.raises(InputError, match="more than 32 rows or columns"):
         places.check_places(0.5, large, (16, 16))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.model.in_channels=5", "model.in_channels=5: latents of .* have"),
+        ("task.sampling.num_frames=16", "sampling.num_frames=16: must be 1 .* nearest: 17"),
+        ("task.sampling.max_text_length=0", "sampling.max_text_length=0: must lie between 1"),
+        ("task.time_shift=inf", "time_shift=inf: must be a finite number"),
+        ("task.eval_clips=0", "eval_clips=0: must lie between 1"),
+        ("task.caption_dropout=7", "caption_dropout=7.0: must lie between 0 and 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_clips_are_rendered(pytestconfig, tmp_path, override, message):
+    """A model trained with frames that no clip can have was exported, and refused its own default."""
+    places = f"task.vae={bundled()}", f"task.data.folder={tmp_path / 'data'}"
+    config = load_config(pytestconfig.rootpath / "configs" / "shapes_denoiser.py", [*places, override])
+    with pytest.raises(InputError, match=message):
+        config.task.make(config)
+    assert not (tmp_path / "data").exists()

@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import pytest
 
 from vidjax.config import OptimizerConfig, TrainConfig
 from vidjax.data.source import ClipData
+from vidjax.errors import InputError
 from vidjax.models.wan.upsampler import UpsamplerConfig
 from vidjax.training import export, train
 from vidjax.training.upsampler import UpsamplerTask, half_size
@@ -46,3 +48,12 @@ def test_training_goes_towards_the_large_latents(tiny_folder, tmp_path):
     export(tmp_path / "run", tmp_path / "export")
     assert folder.read_config(tmp_path / "export", "upsampler") == CONFIG
     folder.read_part(tmp_path / "export", "upsampler", CONFIG)
+
+
+def test_latents_of_other_channels_are_refused_before_clips_are_rendered(tiny_folder, tmp_path):
+    """What does not fit would be found by the first step, after minutes of rendering."""
+    z_dim = folder.read_config(tiny_folder, "vae").z_dim
+    task = UpsamplerTask(str(tiny_folder), UpsamplerConfig(z_dim=z_dim + 1), ClipData(str(tmp_path / "data")))
+    with pytest.raises(InputError, match=f"model.z_dim={z_dim + 1}: latents of .* have {z_dim} channels"):
+        task.make(TrainConfig(task, steps=1, batch_size=1))
+    assert not (tmp_path / "data").exists()

@@ -1,6 +1,7 @@
 """The movements of a `Camera` as poses, and any camera as the path that a clip is made along."""
 
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from vidjax.conditioning.camera import Camera, parse
 from vidjax.conditioning.pose_file import is_pose_file, read_poses
-from vidjax.conditioning.poses import Poses, about, fit, resample
+from vidjax.conditioning.poses import WIDE, Poses, about, fit, resample
 from vidjax.errors import InputError
 
 FOCAL = 1.0
@@ -62,6 +63,9 @@ def movement_poses(camera: Camera, num_frames: int, fps: float, height: int, wid
     """All movements at once, each at an even rate; the first frame is where the camera begins.
 
     It is a function of time: a longer clip begins as a shorter one. What has no poses is left aside.
+
+    Raises:
+      InputError: a zoom goes on for so long that nothing is to be seen.
     """
     seconds = np.arange(num_frames) / fps
     rate = dict.fromkeys(("pan", "tilt", "zoom", "dolly", "truck", "orbit"), 0.0)
@@ -77,9 +81,22 @@ def movement_poses(camera: Camera, num_frames: int, fps: float, height: int, wid
     place = [0.0, 0.0, 1.0] - forward + WAY * seconds[:, None] * (rate["dolly"] * forward + rate["truck"] * right)
     turned = around @ about(y, rate["pan"] * turn) @ about(x, rate["tilt"] * turn)
     short, zoomed = min(height, width), FOCAL * ZOOM ** (rate["zoom"] * seconds)
+    _check_zoom(rate["zoom"], float(seconds[-1]), short / max(height, width))
     middle = np.full(num_frames, 0.5)
     intrinsics = np.stack([zoomed * short / width, zoomed * short / height, middle, middle], axis=1)
     return Poses.from_camera_to_world(np.concatenate([turned, place[:, :, None]], axis=2), intrinsics)
+
+
+def _check_zoom(speed: float, seconds: float, ratio: float) -> None:
+    """See that the focal length stays one that `Poses` take; ``ratio`` is of the shorter side to the longer."""
+    most = math.log(WIDE * (FOCAL if speed > 0 else ratio / FOCAL)) / math.log(ZOOM)
+    if abs(speed) * seconds > most:
+        way = "in" if speed > 0 else "out"
+        raise InputError(
+            f"camera 'zoom {way} {abs(speed):g}' for {seconds:.1f} s: {ZOOM ** (abs(speed) * seconds):.4g} times; at "
+            f"most {ZOOM**most:.4g}, as at speed {math.floor(100 * most / seconds) / 100:g}, or in "
+            f"{math.floor(10 * most / abs(speed)) / 10:g} s"
+        )
 
 
 def clip_poses(

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidjax.checks import try_folder
 from vidjax.data.buckets import first_examples
 from vidjax.data.latents import open_latents
 from vidjax.data.source import DataConfig
@@ -82,6 +83,7 @@ def adapt(
         raise InputError(f"num_clips={num_clips}: must be at least 1")
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        try_folder(out.absolute().parent)
     except OSError as error:
         raise InputError(f"{out}: no folder can be made there ({error.strerror})") from error
     groups = first_examples(data.open("train"), num_clips)

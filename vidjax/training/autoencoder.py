@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vidjax.checks import whole
 from vidjax.config import TrainConfig
 from vidjax.data.buckets import Bucketed, check_buckets, first_examples, sources_of
 from vidjax.data.source import ClipData, DataConfig
@@ -76,6 +77,8 @@ class AutoencoderTask:
           WeightsError: the weights to start from, or those of the perceptual term, cannot be read.
         """
         self._check()
+        if self.start is not None:  # before clips are rendered
+            folder.read_config(Path(self.start).expanduser(), "vae")
         test = self.data.open("test")
         whole = NamedSharding(make_mesh(**dataclasses.asdict(config.mesh)), PartitionSpec())
         vgg = None if self.perceptual is None else perceptual.read(Path(self.perceptual.vgg).expanduser())
@@ -95,6 +98,7 @@ class AutoencoderTask:
 
     def _check(self) -> None:
         vae.check_config(self.model)
+        whole("eval_clips", self.eval_clips, 1, 2**20)
         buckets, step = self.data.buckets(), self.model.temporal_factor
         frames = max(bucket.num_frames for bucket in buckets)
         if not 1 <= self.crop_frames <= frames or (self.crop_frames - 1) % step:

@@ -104,6 +104,13 @@ class Conditioning:
         Raises:
           InputError: they have not.
         """
+        number("caption_dropout", self.caption_dropout, 0, 1)
+        frames = sampling.num_frames
+        if (frames - 1) % temporal_factor:
+            near = 1 + temporal_factor * round((frames - 1) / temporal_factor)
+            raise InputError(
+                f"sampling.num_frames={frames}: must be 1 + a multiple of {temporal_factor}; nearest: {near}"
+            )
         check_untold(self.untold_share, self.data)
         check_shares(self.data, self.reference_share, self.style_share, self.portraits)
         check_window(self.window, sampling, temporal_factor)

@@ -10,19 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidjax import tokenizer as tokenizers
+from vidjax.checks import number, whole
 from vidjax.config import TrainConfig
 from vidjax.data.buckets import check_buckets, first_examples
 from vidjax.data.source import DataConfig, SceneData
+from vidjax.errors import InputError
 from vidjax.models import t5
 from vidjax.models.wan import camera_adapter, denoiser
 from vidjax.models.wan.presets import SamplingDefaults
 from vidjax.models.wan.sharding import DENOISER_RULES, TEXT_ENCODER_RULES
+from vidjax.models.wan.vae import VAEConfig
 from vidjax.parallel.rules import Rules, under
 from vidjax.training import camera as cameras
 from vidjax.training import caption_swap, places, probe
 from vidjax.training.causal import check_causal_share
 from vidjax.training.conditioning import Conditioning, conditioned
-from vidjax.training.flow_matching import flow_loss, held_out_losses
+from vidjax.training.flow_matching import MAX_SHIFT, flow_loss, held_out_losses
 from vidjax.training.references import Gallery, num_tokens, untold_captions
 from vidjax.training.samples import Parts, sample_clips, stack
 from vidjax.training.task import Task
@@ -68,6 +71,16 @@ class DenoiserTask(Conditioning):
         inside = *under("transformer", DENOISER_RULES), *under("text_encoder", TEXT_ENCODER_RULES)
         return (*inside, *cameras.RULES, (r".*", jax.sharding.PartitionSpec()))
 
+    def _check_latents(self, vae_config: VAEConfig) -> None:
+        number("time_shift", self.time_shift, -MAX_SHIFT, MAX_SHIFT)
+        whole("eval_clips", self.eval_clips, 1, 2**20)
+        whole("sampling.max_text_length", self.sampling.max_text_length, 1, 2**16)
+        for name in ("in_channels", "out_channels"):
+            if getattr(self.model, name) != vae_config.z_dim:
+                raise InputError(
+                    f"model.{name}={getattr(self.model, name)}: latents of {self.vae} have {vae_config.z_dim} channels"
+                )
+
     def make(self, config: TrainConfig) -> Task:
         """The task as functions; computes the latents at the first call.
 
@@ -76,6 +89,7 @@ class DenoiserTask(Conditioning):
             sampled, or these clips have no pictures to be beside.
         """
         vae_config = folder.read_config(Path(self.vae), "vae")
+        self._check_latents(vae_config)
         self.check(self.sampling, vae_config.temporal_factor)
         check_causal_share(self.causal_share, self.sampling, vae_config.temporal_factor)
         check_buckets(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidjax.checks import number, whole
 from vidjax.config import TrainConfig
 from vidjax.data.buckets import check_buckets, first_examples
 from vidjax.data.source import ListedData, SceneData
@@ -25,7 +26,7 @@ from vidjax.training import caption_swap
 from vidjax.training import lora as low_rank
 from vidjax.training.causal import check_causal_model
 from vidjax.training.conditioning import Conditioning, conditioned, latents_row
-from vidjax.training.flow_matching import BatchVelocity, flow_loss, held_out_losses
+from vidjax.training.flow_matching import MAX_SHIFT, BatchVelocity, flow_loss, held_out_losses
 from vidjax.training.lora import LoRAConfig
 from vidjax.training.references import Gallery, num_tokens
 from vidjax.training.samples import Denoise, Encode, Parts, Row, sample_clips, stack
@@ -117,6 +118,9 @@ class FinetuneTask(Conditioning):
         if self.part not in model.parts:
             raise InputError(f"part={self.part}: {path} has one denoiser, transformer")
         self.check(model.sampling, model.vae.temporal_factor)
+        whole("eval_clips", self.eval_clips, 1, 2**20)
+        if self.time_shift is not None:
+            number("time_shift", self.time_shift, -MAX_SHIFT, MAX_SHIFT)
         if self.lora is not None and (self.reference_share or self.style_share):
             raise InputError(
                 "reference_share, style_share: a LoRA cannot say that pictures can be given; give lora=none"

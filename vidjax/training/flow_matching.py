@@ -25,6 +25,9 @@ CAUSAL_BANDS = (0.5, 0.8)
 
 EVAL_BATCH = 8
 
+MAX_SHIFT = 20.0
+"""Of the mean of the times' normal: beyond it all times are 0, or 1."""
+
 CAUSAL = 2**31
 """Folded into the key of a step for what only causal ones draw."""
 

@@ -13,6 +13,7 @@ from vidjax.config import TrainConfig
 from vidjax.data.buckets import Bucketed, check_buckets, first_examples
 from vidjax.data.latents import fingerprint, open_latents
 from vidjax.data.source import ClipData, DataConfig
+from vidjax.errors import InputError
 from vidjax.models.wan import upsampler, vae
 from vidjax.models.wan.sharding import UPSAMPLER_RULES
 from vidjax.training.autoencoder import psnr_of
@@ -47,9 +48,11 @@ class UpsamplerTask:
         """The task as functions; computes both kinds of latents at the first call.
 
         Raises:
-          InputError: half of a clip's size does not suit the autoencoder.
+          InputError: half of a clip's size does not suit the autoencoder, or its latents have other channels.
         """
         vae_config = folder.read_config(Path(self.vae), "vae")
+        if self.model.z_dim != vae_config.z_dim:
+            raise InputError(f"model.z_dim={self.model.z_dim}: latents of {self.vae} have {vae_config.z_dim} channels")
         check_buckets(self.data.buckets(), vae_config.temporal_factor, 2 * vae_config.spatial_factor)
         vae_params = folder.read_part(Path(self.vae), "vae", vae_config, "float32")
         place = Path(self.data.folder).expanduser() / "latents"

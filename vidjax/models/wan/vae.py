@@ -67,6 +67,8 @@ def check_config(config: VAEConfig) -> None:
     Raises:
       InputError: they do not.
     """
+    if config.z_dim < 1:
+        raise InputError(f"z_dim={config.z_dim}: must be at least 1")
     for name in ("latents_mean", "latents_std"):
         count = len(getattr(config, name))
         if count not in (0, config.z_dim):
