@@ -349,7 +349,7 @@ def differences(old: str, new: str, ignore: Sequence[str] = ()) -> dict[str, tup
     """
     try:
         before, after = _flatten(json.loads(old)), _flatten(json.loads(new))
-    except (ValueError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise InputError(f"the stored configuration cannot be read ({error}); choose another --workdir") from error
     return {
         key: (before.get(key), after.get(key))

@@ -48,8 +48,8 @@ def tell_camera(model: Model, scripts: list[Script], camera: Camera | Poses, ray
     Raises:
       InputError: poses, which words cannot tell.
     """
+    here = " frame by frame" if model.config.camera_adapter is not None else ""
     if isinstance(camera, Poses) and not rays:
-        here = " frame by frame" if model.config.camera_adapter is not None else ""
         raise InputError(
             f"camera: {model.name} has no camera adapter{here} to be given poses by; a model trained with one can, and "
             "this one is told of movements in words, as in camera='pan left + zoom in'"
@@ -59,7 +59,6 @@ def tell_camera(model: Model, scripts: list[Script], camera: Camera | Poses, ray
         return scripts
     said = words(told)
     if not rays:
-        here = " frame by frame" if model.config.camera_adapter is not None else ""
         warnings.warn(f"{model.name} has no input for the camera{here}: the prompt says {said!r}", stacklevel=3)
     return [[(start, f"{text}, {said}" if text else said) for start, text in script] for script in scripts]
 

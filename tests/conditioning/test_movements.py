@@ -109,3 +109,9 @@ def test_zooms_that_go_on_for_too_long_are_refused_with_what_would_do(text, size
     speed, seconds = re.search(r"at speed ([\d.]+), or in ([\d.]+) s", str(caught.value)).groups()
     movement_poses(parse(f"{text} {speed}"), 241, 8.0, *size)
     movement_poses(parse(text), int(8 * float(seconds)) + 1, 8.0, *size)
+
+
+def test_a_zoom_beyond_any_float_is_refused_too():
+    """At ten times the usual speed it is after four minutes."""
+    with pytest.raises(InputError, match=r"camera 'zoom out 10' for 300.0 s: .* or in 2.4 s"):
+        movement_poses(parse("zoom out 10"), 2401, 8.0, 64, 64)

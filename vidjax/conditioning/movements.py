@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -80,8 +81,9 @@ def movement_poses(camera: Camera, num_frames: int, fps: float, height: int, wid
     forward, right = around[:, :, 2], around[:, :, 0]
     place = [0.0, 0.0, 1.0] - forward + WAY * seconds[:, None] * (rate["dolly"] * forward + rate["truck"] * right)
     turned = around @ about(y, rate["pan"] * turn) @ about(x, rate["tilt"] * turn)
-    short, zoomed = min(height, width), FOCAL * ZOOM ** (rate["zoom"] * seconds)
+    short = min(height, width)
     _check_zoom(rate["zoom"], float(seconds[-1]), short / max(height, width))
+    zoomed = FOCAL * ZOOM ** (rate["zoom"] * seconds)
     middle = np.full(num_frames, 0.5)
     intrinsics = np.stack([zoomed * short / width, zoomed * short / height, middle, middle], axis=1)
     return Poses.from_camera_to_world(np.concatenate([turned, place[:, :, None]], axis=2), intrinsics)
@@ -92,8 +94,9 @@ def _check_zoom(speed: float, seconds: float, ratio: float) -> None:
     most = math.log(WIDE * (FOCAL if speed > 0 else ratio / FOCAL)) / math.log(ZOOM)
     if abs(speed) * seconds > most:
         way = "in" if speed > 0 else "out"
+        times = Decimal(ZOOM) ** Decimal(abs(speed) * seconds)  # beyond a float in minutes
         raise InputError(
-            f"camera 'zoom {way} {abs(speed):g}' for {seconds:.1f} s: {ZOOM ** (abs(speed) * seconds):.4g} times; at "
+            f"camera 'zoom {way} {abs(speed):g}' for {seconds:.1f} s: {times:.4g} times; at "
             f"most {ZOOM**most:.4g}, as at speed {math.floor(100 * most / seconds) / 100:g}, or in "
             f"{math.floor(10 * most / abs(speed)) / 10:g} s"
         )

@@ -46,6 +46,13 @@ def parse_bucket(text: str) -> Bucket:
     return Bucket(*map(int, match.groups()))
 
 
+def check_frames(name: str, frames: int, temporal: int) -> None:
+    """Raises InputError unless an autoencoder with this compression factor takes so many frames."""
+    if frames < 1 or (frames - 1) % temporal:
+        near = 1 + temporal * max(round((frames - 1) / temporal), 0)
+        raise InputError(f"{name}={frames}: must be 1 + a multiple of {temporal}; nearest: {near}")
+
+
 def check_buckets(buckets: Sequence[Bucket], temporal: int, spatial: int) -> None:
     """See that an autoencoder with these compression factors takes the buckets.
 
@@ -54,9 +61,7 @@ def check_buckets(buckets: Sequence[Bucket], temporal: int, spatial: int) -> Non
     """
     for bucket in buckets:
         F, H, W, _ = bucket.shape
-        if F < 1 or (F - 1) % temporal:
-            near = 1 + temporal * max(round((F - 1) / temporal), 0)
-            raise InputError(f"num_frames={F}: must be 1 + a multiple of {temporal}; nearest: {near}")
+        check_frames("num_frames", F, temporal)
         for name, value in (("height", H), ("width", W)):
             if value % spatial or value < 1:
                 near = max(round(value / spatial), 1) * spatial

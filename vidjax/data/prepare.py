@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from vidjax.data.buckets import Bucket
+from vidjax.data.buckets import Bucket, check_frames
 from vidjax.data.clips import Crop, Piece
 from vidjax.data.records import BROKEN, INDEX, Index, Shards, open_part, pack, shard_name, write_index, write_json
 from vidjax.errors import InputError, MediaError
@@ -50,9 +50,7 @@ class Settings:
         if not self.buckets:
             raise InputError("at least one bucket is needed, such as 17x64x64")
         for bucket in self.buckets:
-            if bucket.num_frames < 1 or (bucket.num_frames - 1) % 4:
-                near = 1 + 4 * max(round((bucket.num_frames - 1) / 4), 0)
-                raise InputError(f"num_frames={bucket.num_frames}: must be 1 + a multiple of 4; nearest: {near}")
+            check_frames("num_frames", bucket.num_frames, 4)
             for name in ("height", "width"):
                 value = getattr(bucket, name)
                 if value % 8 or not 8 <= value <= 8192:

@@ -80,7 +80,7 @@ class AutoencoderTask:
         if self.start is not None:  # before clips are rendered
             folder.read_config(Path(self.start).expanduser(), "vae")
         test = self.data.open("test")
-        whole = NamedSharding(make_mesh(**dataclasses.asdict(config.mesh)), PartitionSpec())
+        everywhere = NamedSharding(make_mesh(**dataclasses.asdict(config.mesh)), PartitionSpec())
         vgg = None if self.perceptual is None else perceptual.read(Path(self.perceptual.vgg).expanduser())
         return Task(
             init=self.init,
@@ -93,7 +93,7 @@ class AutoencoderTask:
             sample=lambda params, key: reconstructions(self.model, own_params(params), test),
             start=None if self.start is None else self.begin,
             data=self.data.name(),
-            frozen={} if vgg is None else {VGG: jax.device_put(vgg, whole)},
+            frozen={} if vgg is None else {VGG: jax.device_put(vgg, everywhere)},
         )
 
     def _check(self) -> None:

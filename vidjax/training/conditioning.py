@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vidjax.checks import number
-from vidjax.data.buckets import sources_of
+from vidjax.data.buckets import check_frames, sources_of
 from vidjax.data.latents import fingerprint, open_latents
 from vidjax.data.source import ClipData, DataConfig, SceneData
 from vidjax.errors import InputError
@@ -105,12 +105,7 @@ class Conditioning:
           InputError: they have not.
         """
         number("caption_dropout", self.caption_dropout, 0, 1)
-        frames = sampling.num_frames
-        if (frames - 1) % temporal_factor:
-            near = 1 + temporal_factor * round((frames - 1) / temporal_factor)
-            raise InputError(
-                f"sampling.num_frames={frames}: must be 1 + a multiple of {temporal_factor}; nearest: {near}"
-            )
+        check_frames("sampling.num_frames", sampling.num_frames, temporal_factor)
         check_untold(self.untold_share, self.data)
         check_shares(self.data, self.reference_share, self.style_share, self.portraits)
         check_window(self.window, sampling, temporal_factor)

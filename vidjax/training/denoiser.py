@@ -71,7 +71,7 @@ class DenoiserTask(Conditioning):
         inside = *under("transformer", DENOISER_RULES), *under("text_encoder", TEXT_ENCODER_RULES)
         return (*inside, *cameras.RULES, (r".*", jax.sharding.PartitionSpec()))
 
-    def _check_latents(self, vae_config: VAEConfig) -> None:
+    def _check(self, vae_config: VAEConfig) -> None:
         number("time_shift", self.time_shift, -MAX_SHIFT, MAX_SHIFT)
         whole("eval_clips", self.eval_clips, 1, 2**20)
         whole("sampling.max_text_length", self.sampling.max_text_length, 1, 2**16)
@@ -89,7 +89,7 @@ class DenoiserTask(Conditioning):
             sampled, or these clips have no pictures to be beside.
         """
         vae_config = folder.read_config(Path(self.vae), "vae")
-        self._check_latents(vae_config)
+        self._check(vae_config)
         self.check(self.sampling, vae_config.temporal_factor)
         check_causal_share(self.causal_share, self.sampling, vae_config.temporal_factor)
         check_buckets(
