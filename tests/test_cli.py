@@ -206,6 +206,14 @@ def test_wrong_setting_starts_no_run(run, pytestconfig):
     assert os.listdir() == []
 
 
+def test_settings_on_both_sides_of_flags():
+    """What is written where it comes to mind must arrive, and in its order."""
+    line = "train lora.py steps=4 --workdir a=b steps=5 --smoke batch_size=2"
+    command = cli.parse(line.split())
+    assert command.overrides == ("steps=4", "steps=5", "batch_size=2")
+    assert (str(command.config), command.workdir, command.smoke) == ("lora.py", "a=b", True)
+
+
 def test_help(run):
     """Help is an answer, not an error."""
     code, out, err = run("generate", "--help")

@@ -115,6 +115,8 @@ def test_load_config_errors(tmp_path):
     ):
         with pytest.raises(InputError, match=f"optimizer.{wrong.split('=')[0]}="):
             load_config(CONFIG, [f"optimizer.{wrong}"])
+    with pytest.raises(InputError, match="batch_size=1000000000: must lie between 1 and"):
+        load_config(CONFIG, ["batch_size=1000000000"])
     with pytest.raises(InputError, match="data_workers=-1: must lie between 0"):
         load_config(CONFIG, ["data_workers=-1"])
     with pytest.raises(InputError, match="wandb=: must name a project"):
@@ -129,6 +131,9 @@ def test_text_gives_the_configuration_back():
         from_text('{"type": "os:system"}')
     with pytest.raises(InputError, match="cannot be read"):
         from_text('{"type": "vidjax.config:Gone"}')
+    for other in ("{}", "[1]", '{"type": "vidjax.config:MeshConfig"}'):
+        with pytest.raises(InputError, match="is no TrainConfig"):
+            from_text(other)
 
 
 def test_differences_ignores_parts():

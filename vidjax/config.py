@@ -84,7 +84,7 @@ class TrainConfig:
     wandb: str | None = None
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulation", "log_every", "eval_every", "save_every", "keep_last"):
+        for name in ("steps", "accumulation", "log_every", "eval_every", "save_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
         for name in ("sample_every", "keep_every"):
@@ -95,6 +95,7 @@ class TrainConfig:
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed={self.seed}: must lie in [0, 2**32)")
         whole("data_workers", self.data_workers, 0, 4096)
+        whole("batch_size", self.batch_size, 1, 2**20)
         if self.wandb == "":
             raise InputError("wandb=: must name a project, or be none")
 
@@ -295,18 +296,21 @@ def to_text(config: Any) -> str:
     return json.dumps(_encode(config), indent=1) + "\n"
 
 
-def from_text(text: str) -> Any:
+def from_text(text: str) -> TrainConfig:
     """The configuration that `to_text` wrote.
 
     Raises:
       InputError: it is damaged, or names a class that does not exist or lies outside this package.
     """
     try:
-        return _decode(json.loads(text))
+        found = _decode(json.loads(text))
     except InputError:
         raise
     except (ValueError, TypeError, AttributeError, ImportError) as error:
         raise InputError(f"the stored configuration cannot be read ({error}); give the configuration file") from error
+    if not isinstance(found, TrainConfig):
+        raise InputError("the stored configuration is no TrainConfig; give the configuration file")
+    return found
 
 
 def _encode(value: Any) -> Any:

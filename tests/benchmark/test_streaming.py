@@ -23,3 +23,5 @@ def test_lengths_that_tell_nothing_are_refused(tiny):
     """Within the first window frames see more and more: their times rise."""
     with pytest.raises(InputError, match=r"must be 2\.125 at least"):
         benchmark.stream(tiny, (1.0,))
+    with pytest.raises(InputError, match="duration=-1"):
+        benchmark.stream(tiny, (4.0, -1.0))

@@ -1,5 +1,7 @@
 """Cameras as poses: checked, seen from the first frame, brought to a clip's length and shape; and read from files."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -118,6 +120,7 @@ GOOD = "0 0.5 0.9 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0"
         (f"x\n{GOOD.replace('0.9', '1e999')}", "line 2: '1e999' is not finite"),
         (f"x\n{GOOD.replace('0.9', 'nan')}", "line 2: 'nan' is not finite"),
         (f"x\n{GOOD}\n{GOOD.replace('0.9', '-0.9')}", "line 3: fx, fy"),
+        (f"x\n{GOOD.replace('0.5 0.9 0.5 0.5', '64 64 32 32')}", "of pixels, divide by the frame's width and height"),
         (f"x\n{GOOD}\n\n{GOOD[:-6]} 0 2 0", "line 4: the first three columns are no rotation"),
         ("x" * (MAX_BYTES + 1), "over 8 MB"),
         ("x\n\0\x1b[31m", "line 2: 1 numbers"),
@@ -132,12 +135,21 @@ def test_broken_files(tmp_path, text, said):
     assert "\x1b" not in str(error.value)
 
 
+def test_file_without_an_address(tmp_path):
+    """The first pose must not be taken for one: the camera would begin a frame late."""
+    (tmp_path / "a.txt").write_text(f"{GOOD}\n{GOOD[:-1]}1\n")
+    np.testing.assert_array_equal(read_poses(tmp_path / "a.txt").world_to_camera[:, 2, 3], [0, 1])
+
+
 def test_no_such_file(tmp_path):
     """A wrong name is an answer in one line."""
     with pytest.raises(InputError, match="No such file"):
         read_poses(tmp_path / "b.txt")
     with pytest.raises(InputError, match="cannot be read"):
         read_poses("a\0b.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(InputError, match="is no file"):
+        read_poses(tmp_path / "pipe.txt")
 
 
 def test_names_of_files(tmp_path):

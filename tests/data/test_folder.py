@@ -258,6 +258,19 @@ def test_a_changed_folder_is_made_again(tmp_path):
     assert not list(out.glob("9x16x16-*"))
 
 
+def test_a_dataset_is_not_replaced_by_another(clips, tmp_path):
+    """A line with one flag changed would take away what took a night to make."""
+    out = tmp_path / "out"
+    prepare(clips, out)
+    before = contents(out)
+    refused("was made with fps 8.0, not 12.0: give the name of a new folder", clips, out, Settings(BUCKETS, fps=12.0))
+    refused("buckets 5x16x16 9x16x16, not 5x16x16", clips, out, Settings(BUCKETS[:1]))
+    clip(tmp_path / "in", "else.mp4", caption="another")
+    refused("was made of other files, such as 0.mp4", tmp_path / "in", out)
+    assert contents(out) == before
+    assert prepare(clips, out, Settings(BUCKETS, test_share=0.4)).test_clips > 1
+
+
 def test_lossless_and_jpeg():
     """The autoencoder would learn to make JPEG's blocks; asked for, it must still be the same picture."""
     y, x = np.mgrid[:32, :48]

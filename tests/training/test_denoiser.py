@@ -186,6 +186,8 @@ def test_places_that_the_table_lacks_are_refused():
         ("task.time_shift=inf", "time_shift=inf: must be a finite number"),
         ("task.eval_clips=0", "eval_clips=0: must lie between 1"),
         ("task.caption_dropout=7", "caption_dropout=7.0: must lie between 0 and 1"),
+        ("task.model.attention_head_dim=7", "attention_head_dim=7: must be even; nearest: 8"),
+        ("task.model.num_layers=0", "num_layers=0: must be at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_clips_are_rendered(pytestconfig, tmp_path, override, message):

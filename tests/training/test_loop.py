@@ -350,3 +350,18 @@ def test_smoke_and_export(tmp_path, capsys):
     np.testing.assert_array_equal(json.loads((tmp_path / "out" / "bias.json").read_text()), state.ema["dense"]["bias"])
     with pytest.raises(InputError, match="outside vidjax"):
         export(tmp_path, tmp_path / "again")
+    (tmp_path / "file").touch()
+    for place, said in (("out", "holds something already"), ("file", "is a file"), ("file/in", "cannot be made")):
+        with pytest.raises(InputError, match=said):
+            export(tmp_path, tmp_path / place, config=config)
+
+
+def test_no_folder_of_a_run(tmp_path):
+    """A run does not settle among a dataset's files, and says what an address would need."""
+    config = dataclasses.replace(load_config(CONFIG), steps=1)
+    (tmp_path / "dataset.json").touch()
+    with pytest.raises(CheckpointError, match=r"holds dataset\.json; choose another"):
+        train(config, tmp_path, smoke=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
+    with pytest.raises(InputError, match="workdir is empty"):
+        train(config, " ")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from vidjax.errors import InputError
 from vidjax.generation import stream as frames_of_clip
-from vidjax.long import continues, window_frames
+from vidjax.long import MAX_FRAMES, continues, window_frames
 from vidjax.model import Model, load
+from vidjax.request import clip_frames
 
 PROMPT = "a small red circle moves right on grass"
 
@@ -50,13 +51,15 @@ def stream(
     """Clips of some lengths, streamed by a model, loaded or to be loaded; whether it was trained for that is no matter.
 
     Raises:
-      InputError: no length, or none that is longer than the model's own clip by two latent frames.
+      InputError: a length that no clip can have, or none that is longer than the model's own clip by two latent frames.
     """
     model = model if isinstance(model, Model) else load(model, dtype=dtype)
     sampling = dataclasses.replace(model.config.sampling, causal=True)
     model = dataclasses.replace(model, config=dataclasses.replace(model.config, sampling=sampling))
     ratio, own = model.config.vae.temporal_factor, window_frames(model.config)
     least = (own + 2 * ratio) / sampling.fps
+    for length in seconds:
+        clip_frames(model.config, None, length, sampling.fps, MAX_FRAMES)
     if not seconds or max(seconds) < least:
         raise InputError(f"seconds={tuple(seconds)}: one of them must be {least:g} at least")
 

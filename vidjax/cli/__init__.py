@@ -63,7 +63,9 @@ def parse(arguments: Sequence[str] | None = None) -> Any:
       InputError: they ask for none.
     """
     choice = tuple(Annotated[flags, tyro.conf.subcommand(name)] for name, (flags, _) in COMMANDS.items())
-    said = io.StringIO()
+    said, arguments = io.StringIO(), list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["train"]:
+        arguments = train.gather_overrides(arguments)
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(

@@ -1,6 +1,7 @@
 """``vidjax train``: a training run, begun or gone on with."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
@@ -23,6 +24,16 @@ class Train:
     smoke: bool = False
     """Shrink everything: tens of steps in seconds."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = Processes()
+
+
+def gather_overrides(words: Sequence[str]) -> list[str]:
+    """The words of a ``vidjax train`` line with its settings in one place: they may stand on both sides of flags."""
+    settings, flags, wanted = [], [], False
+    for word in words:
+        is_flag = word.startswith("-")
+        (flags if is_flag or wanted else settings).append(word)
+        wanted = is_flag and "=" not in word and word not in ("--smoke", "--help", "-h")  # these stand alone
+    return settings + flags
 
 
 def run(command: Train) -> None:

@@ -1,7 +1,7 @@
 """Files of poses in the form of RealEstate10K (Zhou et al., 1805.09817).
 
-The first line is the clip's address, or anything. Each of the others is a frame: its time; fx, fy, cx, cy in units of
-the frame's width and height; two zeros; and the 3 x 4 matrix from world to camera, row by row.
+The first line is the clip's address, or anything that is no frame. Each of the others is a frame: its time; fx, fy,
+cx, cy in units of the frame's width and height; two zeros; and the 3 x 4 matrix from world to camera, row by row.
 """
 
 import math
@@ -30,6 +30,8 @@ def read_poses(path: str | os.PathLike) -> Poses:
     Raises:
       InputError: it cannot be read, is too large, or a line is broken, with its number.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise InputError(f"{path} is no file")
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -38,7 +40,8 @@ def read_poses(path: str | os.PathLike) -> Poses:
     if len(data) > MAX_BYTES:
         raise InputError(f"{path}: over {MAX_BYTES // 2**20} MB; a file of poses is smaller")
     lines = data.decode("utf-8", errors="replace").splitlines()
-    numbered = [(i, line.split()) for i, line in enumerate(lines[1:], 2) if line.strip()]
+    first = 0 if lines and _is_frame(lines[0].split()) else 1
+    numbered = [(i, line.split()) for i, line in enumerate(lines[first:], first + 1) if line.strip()]
     if not numbered:
         raise InputError(f"{path} holds no pose: behind the first line, a line of {NUMBERS} numbers for each frame")
     values = np.array([_numbers(f"{path}, line {i}", words) for i, words in numbered])
@@ -47,6 +50,14 @@ def read_poses(path: str | os.PathLike) -> Poses:
     if wrong:
         raise InputError(f"{path}, line {numbered[wrong[0]][0]}: {wrong[1]}")
     return Poses(poses, intrinsics)
+
+
+def _is_frame(words: list[str]) -> bool:
+    """Whether a first line is one of a file without an address."""
+    try:
+        return len(words) == NUMBERS and bool(_numbers("", words))
+    except InputError:
+        return False
 
 
 def _numbers(where: str, words: list[str]) -> list[float]:

@@ -16,7 +16,10 @@ ORTHONORMAL = 1e-3
 """How far rows of a rotation may be from unit length and right angles: what files with six digits keep."""
 
 FAR, WIDE = 1e6, 1e3
-"""Beyond these a ray in float32 is not what was meant: pixels in place of widths, most of the time."""
+"""Beyond these a ray in float32 is not what was meant."""
+
+OFF_CENTRE = 8
+"""Widths and heights from a corner to where the camera looks: beyond these they are pixels, most of the time."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,13 +82,14 @@ def fault(
     if far.any():
         return int(np.argmax(far)), f"a translation of more than {FAR:g}; measure in larger units"
     if intrinsics is not None:
-        odd = (intrinsics[:, :2] < 1 / WIDE).any(axis=1) | (np.abs(intrinsics) > WIDE).any(axis=1)
+        focal, centre = intrinsics[:, :2], intrinsics[:, 2:]
+        odd = ((focal < 1 / WIDE) | (focal > WIDE) | (np.abs(centre) > OFF_CENTRE)).any(axis=1)
         if odd.any():
             frame = int(np.argmax(odd))
             said = ", ".join(f"{value:g}" for value in intrinsics[frame])
             return frame, (
                 f"fx, fy, cx, cy = {said}: in widths and heights of the frame focal lengths lie between {1 / WIDE:g} "
-                f"and {WIDE:g}, and centres within {WIDE:g}"
+                f"and {WIDE:g}, and centres within {OFF_CENTRE}; of pixels, divide by the frame's width and height"
             )
     return None
 

@@ -141,6 +141,8 @@ def _prepare(
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     marks = [_mark(part, settings) for part in parts]
     done = {i: found for i, mark in enumerate(marks) if (found := _finished(out, i, mark)) is not None}
+    if not done and (out / INDEX).exists():
+        _check_same(out, {item.name for item in items}, settings)
     if len(done) < len(parts):
         (out / INDEX).unlink(missing_ok=True)
 
@@ -179,11 +181,48 @@ def _claim(out: Path) -> None:
         raise InputError(f"{out} cannot be made: {error.strerror or error}") from None
 
 
+def _making(settings: Settings) -> dict[str, Any]:
+    """What of the settings makes other clips, as JSON gives it back."""
+    kept = {name: value for name, value in dataclasses.asdict(settings).items() if name != "test_share"}
+    return json.loads(json.dumps(kept))
+
+
 def _mark(part: Sequence[Item], settings: Settings) -> str:
     """A name that changes with what a part is made of."""
-    making = {name: value for name, value in dataclasses.asdict(settings).items() if name != "test_share"}
-    said = [making, [(item.name, item.stamp) for item in part]]
+    said = [_making(settings), [(item.name, item.stamp) for item in part]]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _check_same(out: Path, names: set[str], settings: Settings) -> None:
+    """See that a finished dataset, nothing of which can stay, is to be made anew, and not another in its place.
+
+    Raises:
+      InputError: it was made with other settings, or of files of which none is left.
+    """
+    before, held = _making(settings), set()
+    for path in sorted(out.glob("part-*.json")):
+        try:
+            found = json.loads(path.read_text())
+            before = found.get("settings", before)
+            held |= {name for name, _ in found["used"]} | {line["file"] for line in found["broken"]}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return  # damaged: nothing to lose
+    now = _making(settings)
+    changed = [name for name in now if before.get(name) != now[name]]
+    differ = [f"{name} {_said(before.get(name))}, not {_said(now[name])}" for name in changed]
+    if differ:
+        fault = f"was made with {', '.join(differ)}"
+    elif held and not held & names:
+        fault = f"was made of other files, such as {min(held)}"
+    else:
+        return
+    raise InputError(f"{out} holds a dataset that {fault}: give the name of a new folder, or remove it first")
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(str(Bucket(**bucket)) for bucket in value)
+    return str(value)
 
 
 def _finished(out: Path, index: int, mark: str) -> dict[str, Any] | None:
@@ -217,7 +256,7 @@ def _make(
                     writer.write(bucket, about, frames)
             bar.update()
     counts = [{"bucket": dataclasses.asdict(b), "count": n} for b, n in writer.counts.items()]
-    made = {"mark": mark, "counts": counts, "used": used, "broken": broken}
+    made = {"mark": mark, "settings": _making(settings), "counts": counts, "used": used, "broken": broken}
     write_json(out / f"part-{index:05d}.json", made)
     return made
 

@@ -22,12 +22,13 @@ def train(config: "TrainConfig", workdir: Any, smoke: bool = False) -> "TrainSta
     from vidjax.parallel.gathering import to_first
     from vidjax.training.boards import import_wandb
     from vidjax.training.loop import fit
-    from vidjax.training.workdir import is_local
+    from vidjax.training.workdir import is_local, open_workdir
 
     if smoke:
         asked, config = config.mesh, shrink(config, jax.device_count())
         if config.mesh != asked and jax.process_index() == 0:
             print(f"smoke: {jax.device_count()} devices do not make {asked}; all share the batch", file=sys.stderr)
+    workdir = open_workdir(workdir)
     if config.wandb is not None:
         import_wandb()  # or say that it is missing, before the task reads or renders its data
     task = config.task.make(config)
@@ -35,7 +36,9 @@ def train(config: "TrainConfig", workdir: Any, smoke: bool = False) -> "TrainSta
     if task.export is not None and is_local(workdir):
         params = to_first(state.ema)
         if jax.process_index() == 0:
-            task.export(params, Path(workdir) / "export")
+            out = Path(workdir) / "export"
+            task.export(params, out)
+            print(f"{out}: exported", file=sys.stderr)
     return state
 
 
@@ -46,18 +49,20 @@ def export(workdir: Any, out: str | Path, config: "TrainConfig | None" = None) -
 
     Raises:
       CheckpointError: `workdir` holds no readable run.
-      InputError: this task publishes nothing.
+      InputError: this task publishes nothing, or `out` holds something already.
     """
     import jax
-    from etils import epath
 
     from vidjax.config import from_text
     from vidjax.errors import CheckpointError, InputError
     from vidjax.training import checkpoint
+    from vidjax.training.workdir import check_new, open_workdir
 
-    stored = epath.Path(workdir) / "config.json"
+    workdir, out = open_workdir(workdir), Path(out)
+    stored = workdir / "config.json"
     if not stored.exists():
         raise CheckpointError(f"{workdir} holds no training run: there is no {stored}")
+    check_new(out)
     config = config or from_text(stored.read_text())
     task = config.task.make(config)
     if task.export is None:
@@ -67,6 +72,6 @@ def export(workdir: Any, out: str | Path, config: "TrainConfig | None" = None) -
         lambda a: jax.ShapeDtypeStruct(a.shape, "float32", sharding=device),
         jax.eval_shape(task.init, jax.random.key(0)),
     )
-    with checkpoint.open_checkpoints(epath.Path(workdir) / "checkpoints", config.keep_last) as checkpointer:
+    with checkpoint.open_checkpoints(workdir / "checkpoints", config.keep_last) as checkpointer:
         params = checkpoint.restore_ema(checkpointer, abstract)
-    task.export(params, Path(out))
+    task.export(params, out)

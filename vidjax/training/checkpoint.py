@@ -99,19 +99,38 @@ def restore(checkpointer: Checkpointer, abstract: TrainState) -> tuple[TrainStat
     Raises:
       CheckpointError: the one before is damaged too, or there is none.
     """
+    if not steps(checkpointer):
+        return None
+    loaded, damaged = _newest_readable(checkpointer, _parts(abstract))
+    for step in damaged:
+        _move_aside(checkpointer, step)
+    return TrainState(**loaded["state"], ema=loaded["ema"]), loaded["progress"]
+
+
+def restore_ema(checkpointer: Checkpointer, abstract_params: PyTree) -> Params:
+    """The averaged parameters of the newest readable checkpoint, alone; a damaged one stays where it is.
+
+    Raises:
+      CheckpointError: nothing is saved, or neither of the two newest can be read.
+    """
+    if not steps(checkpointer):
+        raise CheckpointError(f"no checkpoint in {checkpointer.directory}")
+    return _newest_readable(checkpointer, {"ema": abstract_params})[0]["ema"]
+
+
+def _newest_readable(checkpointer: Checkpointer, wanted: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    """What is wanted of the newest checkpoint or of the one before, and which step was found damaged."""
     saved = steps(checkpointer)[::-1]
     failed: dict[int, str] = {}
     for step in saved[:2]:
         try:
-            loaded = checkpointer.load_checkpointables(step, {**_parts(abstract), "progress": None})
+            loaded = checkpointer.load_checkpointables(step, {**wanted, "progress": None})
             _verify(loaded)
             error = None
         except Exception as caught:
             error = caught
         if _all_agree(error is None):
-            for bad in failed:
-                _move_aside(checkpointer, bad)
-            return TrainState(**loaded["state"], ema=loaded["ema"]), loaded["progress"]
+            return loaded, list(failed)
         failed[step] = " ".join(str(error or "another process could not read it").split())[:160]
         print(
             f"checkpoint of step {step} in {checkpointer.directory} is damaged: {failed[step]}",
@@ -119,29 +138,8 @@ def restore(checkpointer: Checkpointer, abstract: TrainState) -> tuple[TrainStat
         )
         if step == saved[0] and len(saved) > 1:
             print(f"going back to the checkpoint of step {saved[1]}", file=sys.stderr)
-    if failed:
-        listed = "; ".join(f"step {step}: {message}" for step, message in failed.items())
-        raise CheckpointError(f"no readable checkpoint in {checkpointer.directory} ({listed})")
-    return None
-
-
-def restore_ema(checkpointer: Checkpointer, abstract_params: PyTree) -> Params:
-    """The averaged parameters of the newest checkpoint, alone.
-
-    Raises:
-      CheckpointError: nothing is saved, or it cannot be read.
-    """
-    saved = steps(checkpointer)
-    if not saved:
-        raise CheckpointError(f"no checkpoint in {checkpointer.directory}")
-    try:
-        loaded = checkpointer.load_checkpointables(saved[-1], {"ema": abstract_params, "progress": None})
-        _verify(loaded)
-        return loaded["ema"]
-    except Exception as error:
-        raise CheckpointError(
-            f"checkpoint of step {saved[-1]} in {checkpointer.directory} cannot be read: {error}"
-        ) from error
+    listed = "; ".join(f"step {step}: {message}" for step, message in failed.items())
+    raise CheckpointError(f"no readable checkpoint in {checkpointer.directory} ({listed})")
 
 
 def _verify(loaded: dict[str, Any]) -> None:

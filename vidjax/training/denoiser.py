@@ -72,6 +72,7 @@ class DenoiserTask(Conditioning):
         return (*inside, *cameras.RULES, (r".*", jax.sharding.PartitionSpec()))
 
     def _check(self, vae_config: VAEConfig) -> None:
+        denoiser.check_config(self.model)
         number("time_shift", self.time_shift, -MAX_SHIFT, MAX_SHIFT)
         whole("eval_clips", self.eval_clips, 1, 2**20)
         whole("sampling.max_text_length", self.sampling.max_text_length, 1, 2**16)

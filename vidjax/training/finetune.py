@@ -253,7 +253,7 @@ class FinetuneTask(Conditioning):
             write_lora(out / LORA_FILE, abstract, params["lora"], self.lora.strength)
             self._export_adapter(model, params, out)
             return
-        shutil.copytree(path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(self.part))
+        shutil.copytree(path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(self.part, "README.md"))
         folder.write_part(out, self.part, model.transformer, params[self.part], "bfloat16")
         self._export_adapter(model, params, out)
         learned = {"given": "any"} if model.pictures == "frames" and self.given_share else {}

@@ -179,10 +179,9 @@ def check_batch(config: TrainConfig, mesh: Mesh) -> None:
         )
 
 
-def claim(workdir: Any, config: TrainConfig, resuming: bool) -> None:
+def claim(workdir: epath.Path, config: TrainConfig, resuming: bool) -> None:
     """Write the configuration into the folder; where a run is to go on, see first that it is the same one."""
-    path = epath.Path(workdir) / "config.json"
-    text = configs.to_text(config)
+    path, text = workdir / "config.json", configs.to_text(config)
     if resuming and path.exists():
         differ = configs.differences(path.read_text(), text, ignore=MAY_DIFFER)
         if differ:

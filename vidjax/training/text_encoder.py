@@ -133,7 +133,7 @@ class TextEncoderTask:
 
     def export(self, path: Path, model: ModelConfig, params: Params, out: Path) -> None:
         """Write the whole model, with this text encoder in bfloat16."""
-        shutil.copytree(path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(PART))
+        shutil.copytree(path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(PART, "README.md"))
         folder.write_part(out, PART, model.text_encoder, params[PART], "bfloat16")
 
 

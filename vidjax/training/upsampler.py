@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidjax.checks import whole
 from vidjax.config import TrainConfig
 from vidjax.data.buckets import Bucketed, check_buckets, first_examples
 from vidjax.data.latents import fingerprint, open_latents
@@ -17,18 +19,23 @@ from vidjax.errors import InputError
 from vidjax.models.wan import upsampler, vae
 from vidjax.models.wan.sharding import UPSAMPLER_RULES
 from vidjax.training.autoencoder import psnr_of
-from vidjax.training.losses import reconstruction
 from vidjax.training.samples import stack
+from vidjax.training.sensitivity import pixel_metric
 from vidjax.training.task import Task
-from vidjax.typing import Array, Params, UInt8
+from vidjax.typing import Array, Float, Params, UInt8
 from vidjax.weights import folder
 
 EVAL_BATCH = 8
 
+METRIC_CLIPS = 24
+"""Clips that tell what of the latents shows."""
+
 
 @dataclasses.dataclass(frozen=True)
 class UpsamplerTask:
-    """Loss: ``|y - x| + mse_weight (y - x)^2`` of normalized latents, at the size of the clips.
+    """Loss: the squared error of normalized latents at the size of the clips, as it shows in pixels.
+
+    That is `sensitivity.pixel_metric`: of the channels of a latent one may do a hundred times what another does.
 
     Args:
       vae: a folder with a part ``vae``, whose latents they are.
@@ -40,7 +47,6 @@ class UpsamplerTask:
     vae: str
     model: upsampler.UpsamplerConfig
     data: DataConfig = ClipData(height=128, width=128)
-    mse_weight: float = 1.0
     noise: float = 0.2
     eval_clips: int = 32
 
@@ -53,6 +59,7 @@ class UpsamplerTask:
         vae_config = folder.read_config(Path(self.vae), "vae")
         if self.model.z_dim != vae_config.z_dim:
             raise InputError(f"model.z_dim={self.model.z_dim}: latents of {self.vae} have {vae_config.z_dim} channels")
+        whole("eval_clips", self.eval_clips, 1, 2**20)
         check_buckets(self.data.buckets(), vae_config.temporal_factor, 2 * vae_config.spatial_factor)
         vae_params = folder.read_part(Path(self.vae), "vae", vae_config, "float32")
         place = Path(self.data.folder).expanduser() / "latents"
@@ -62,11 +69,13 @@ class UpsamplerTask:
             large = open_latents(vae_config, vae_params, clips, place, name)
             return paired(large, open_latents(vae_config, vae_params, halved(clips), place, f"{name}-halved"))
 
-        test = pairs("test")
+        train, test = pairs("train"), pairs("test")
+        some = itertools.chain(*first_examples(train, METRIC_CLIPS))
+        metric = pixel_metric(vae_config, vae_params, [_rows(example)["latents"] for example in some])
         return Task(
             init=functools.partial(upsampler.init, self.model),
-            loss=self.loss,
-            source=pairs("train"),
+            loss=functools.partial(self.loss, metric),
+            source=train,
             transform=lambda example, rng: _rows(example),
             evaluate=lambda params, key: self.evaluate(vae_config, vae_params, params, test),
             rules=UPSAMPLER_RULES,
@@ -79,15 +88,17 @@ class UpsamplerTask:
         model = dataclasses.replace(self.model, dim=8, num_res_blocks=1)
         return dataclasses.replace(self, model=model, data=self.data.smoke(), eval_clips=2)
 
-    def loss(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
+    def loss(
+        self, metric: Float[np.ndarray, "z z"], params: Params, batch: dict[str, Array], key: Array
+    ) -> tuple[Array, dict[str, Array]]:
         """Traceable; see the class."""
         small, (how_much, noise) = batch["small"], jax.random.split(key)
         strength = self.noise * jax.random.uniform(how_much, (len(small), 1, 1, 1, 1))
         y, _ = upsampler.upsample_chunk(
             self.model, params, None, small + strength * jax.random.normal(noise, small.shape)
         )
-        absolute, squared = reconstruction(y, batch["latents"])
-        return absolute + self.mse_weight * squared, {"absolute": absolute, "squared": squared}
+        error = y - batch["latents"]
+        return jnp.mean(error * (error @ metric)), {"squared": jnp.mean(error**2)}
 
     def evaluate(self, config: vae.VAEConfig, vae_params: Params, params: Params, source: Any) -> dict[str, float]:
         """Against the large latents: the mean squared error, and decoded, the mean PSNR in dB over clips."""

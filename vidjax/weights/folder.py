@@ -71,13 +71,13 @@ def read_config(folder: Path, part: str) -> Any:
     """Configuration of a part; fields that its dataclass does not have are ignored.
 
     Raises:
-      WeightsError: no ``config.json``, or not JSON, or a value of another type, or an autoencoder's stages do not
-        fit together.
+      WeightsError: no ``config.json``, or not JSON, or a value of another type, or sizes that do not fit together.
     """
     config = read_fields(folder / part / "config.json", CONFIG_TYPE[part])
-    if part == "vae":
+    check = {vae.VAEConfig: vae.check_config, denoiser.DenoiserConfig: denoiser.check_config}.get(type(config))
+    if check is not None:
         try:
-            vae.check_config(config)
+            check(config)
         except InputError as error:
             raise WeightsError(f"{folder / part}: {error}") from error
     return config

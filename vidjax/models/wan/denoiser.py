@@ -67,6 +67,21 @@ class DenoiserConfig:
         return self.num_attention_heads * self.attention_head_dim
 
 
+def check_config(config: DenoiserConfig) -> None:
+    """Whether layers of these sizes can be built, which no type shows.
+
+    Raises:
+      InputError: they cannot.
+    """
+    sizes = ("num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "text_dim", "ffn_dim")
+    for name in (*sizes, "freq_dim", "num_layers"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)}: must be at least 1")
+    for name in ("attention_head_dim", "freq_dim"):  # rotated in pairs; sines and cosines
+        if getattr(config, name) % 2:
+            raise InputError(f"{name}={getattr(config, name)}: must be even; nearest: {getattr(config, name) + 1}")
+
+
 class Angles(NamedTuple):
     """Of the rotary embedding: cosines and sines, of frames [f, a] and of the places in a frame [s, b].
 
