@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import vidjax
-from vidjax.enlarging import doublings
 from vidjax.models.wan import upsampler
 from vidjax.models.wan.upsampler import UpsamplerConfig
+from vidjax.resolution import doublings
 from vidjax.weights import folder
 
 CONFIG = UpsamplerConfig(z_dim=4, dim=8, num_res_blocks=1)

@@ -221,6 +221,33 @@ def test_enlarged_only(small):
     assert jnp.abs(latents(small, resolution=64, refine=0.4) - enlarged).max() > 0.1
 
 
+def test_frames_are_enlarged_where_nothing_else_is_made(small, compilations):
+    """Another turn through the autoencoder would blur them, and of 4K frames take minutes."""
+    asked = {"num_frames": 21, "progress": False}
+    base = vidjax.generate(small, PROMPT, **asked).frames
+    count = len(compilations)
+    found = vidjax.generate(small, PROMPT, resolution=64, refine=0, **asked).frames
+    assert len(compilations) == count, "no other program runs than those of the small clip"
+    np.testing.assert_array_equal(found, np.stack([fit_image(frame, 64, 128) for frame in base]))
+
+
+def test_frame_by_frame_and_enlarged(small):
+    sampling = dataclasses.replace(small.config.sampling, causal=True, refine=0.0)
+    trained = dataclasses.replace(small, config=dataclasses.replace(small.config, sampling=sampling))
+    base = vidjax.generate(trained, PROMPT, num_frames=13, causal=True, progress=False).frames
+    chunks = list(vidjax.stream(trained, PROMPT, num_frames=13, causal=True, resolution=64))
+    assert len(chunks) > 2
+    np.testing.assert_array_equal(np.concatenate(chunks), np.stack([fit_image(frame, 64, 128) for frame in base]))
+    with pytest.raises(InputError, match=r"resolution with causal: .* without pictures, .* nearest: 32x64"):
+        make_request(trained, PROMPT, image=PICTURE, causal=True, resolution=64)
+
+
+def test_size_that_no_training_saw_is_told(small):
+    """What comes out has its subject several times, and nobody would know why."""
+    with pytest.warns(UserWarning, match="128x64 is far from the 64x32 .*; resolution=64 enlarges"):
+        make_request(small, PROMPT, height=64, width=128)
+
+
 def test_large_frames_are_encoded_in_tiles(small, monkeypatch):
     """Of 4K frames the encoder has no room for a whole one; and a smaller tile for the decoder changes no latents."""
     monkeypatch.setattr("vidjax.decoding.MAX_WHOLE", 1)

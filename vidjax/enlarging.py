@@ -6,7 +6,6 @@ window: of a long clip, each is given the end of the one before, small and large
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -19,7 +18,7 @@ from vidjax.image import fit_image
 from vidjax.model import Model, ModelConfig
 from vidjax.parallel.gathering import to_host
 from vidjax.request import Request
-from vidjax.resolution import Size
+from vidjax.resolution import Size, doublings
 from vidjax.typing import Array, Float, Params, PyTree, UInt8
 from vidjax.unfinished import Unfinished
 from vidjax.windows import MakeWindow, Watch, open_windows, stage, window_texts
@@ -88,13 +87,6 @@ def _enlarger(model: Model, small: Size, large: Size) -> Callable[[Array, bool],
     return enlarge
 
 
-def doublings(config: ModelConfig, small: Size, large: Size) -> int:
-    """How often the upsampler is used: to the size, in powers of two, that is nearest."""
-    if config.upsampler is None:
-        return 0
-    return max(0, round(math.log2(min(b / a for a, b in zip(small, large, strict=True)))))
-
-
 def _doubled(
     model: Model, latents: Float[Array, "B f h w z"], cache: PyTree | None
 ) -> tuple[Float[Array, "B f h2 w2 z"], PyTree]:
@@ -109,6 +101,11 @@ def _doubled(
 @functools.partial(jax.jit, static_argnames="config")
 def _upsample(config: ModelConfig, params: Params, cache: PyTree | None, latents: Array) -> tuple[Array, PyTree]:
     return config.modules.upsampler.upsample_chunk(config.upsampler, params, cache, latents)
+
+
+def enlarge_frames(frames: UInt8[np.ndarray, "B n h w 3"], size: Size) -> UInt8[np.ndarray, "B n H W 3"]:
+    """Frames at a larger size, in pixels."""
+    return np.stack([[fit_image(frame, *size) for frame in clip] for clip in frames])
 
 
 def _parts(

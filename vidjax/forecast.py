@@ -42,10 +42,11 @@ def outline(request: Request, num_frames: int | None = None) -> str:
 
 
 def _enlarging(request: Request) -> str:
-    base, steps, tiles = request.base, request.walk.num_steps, len(request.tiles.corners)
+    base, steps = request.base, request.walk.num_steps
     made = f"made at {base.width}x{base.height} and enlarged"
     if not steps:
         return made
+    tiles = len(request.tiles.corners)
     return f"{made}, then {steps} steps in {'1 tile' if tiles == 1 else f'{tiles} tiles of that size'}"
 
 
@@ -71,7 +72,8 @@ def memory(model: Model, request: Request) -> Memory:
         resident = {part: size for part, size in resident.items() if not part.startswith("transformer")}
     with on_mesh(model):
         walks = []
-        for walked in (request,) if request.base is None else (request.base, request):
+        made = (request,) if request.base is None else (request.base, request)
+        for walked in made[:1] if request.enlarged_only else made:
             window = walked.window(0)
             condition = make_condition(model, window, clip=_blank(model, window))
             x = spread_batch(model, jnp.zeros_like(condition.given))

@@ -18,7 +18,7 @@ from vidjax.conditioning.camera import Camera
 from vidjax.conditioning.poses import Poses
 from vidjax.decoding import decode, decode_all
 from vidjax.encoding import encode_end
-from vidjax.enlarging import open_enlarged
+from vidjax.enlarging import enlarge_frames, open_enlarged
 from vidjax.errors import InputError
 from vidjax.long import Rollout, continues, window_overlap
 from vidjax.model import Model, ModelConfig, spread_batch
@@ -107,7 +107,8 @@ def generate(
       resolution: ``480p``, ``720p``, ``1080p``, ``4k``, or the pixels of the shorter side. A clip that is larger than
         the model's own is first made at that size; then it is enlarged and walked on in tiles of that size.
       refine: the share of the steps that are then made, from as much noise; up to 1. More of it makes up more detail,
-        and what tiles show comes apart. 0: enlarged only, and once through the autoencoder.
+        and what tiles show comes apart. 0: enlarged only, in pixels; with given pictures,
+        which are there at the full size, through the autoencoder once more.
       ``num_frames``: ``1 + 4 n``; or ``duration`` in seconds, to the nearest such count.
       fps: frames per second of the result; it changes the speed, not what is sampled.
       num_inference_steps: 1 to 1000. guidance_scale: 1 means none. solver: ``unipc``, ``euler`` or ``heun``.
@@ -242,11 +243,28 @@ def frames_of(
 
 def _frames(model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None) -> Iterator[np.ndarray]:
     side = requests[0].given.extend
+    if requests[0].enlarged_only:
+        yield from _enlarged_frames(model, requests, watch, kept)
+        return
     if side == "after":
         yield from _clips(requests)
     yield from _new_frames(model, requests, watch, kept)
     if side == "before":
         yield from _clips(requests)
+
+
+def _enlarged_frames(
+    model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None
+) -> Iterator[np.ndarray]:
+    """Frames of the small clips at the size of the large ones."""
+    size, seconds = (requests[0].height, requests[0].width), 0.0
+    small = None if kept is None else kept._replace(name="base")
+    for frames in _frames(model, [request.base for request in requests], watch, small):
+        start = time.perf_counter()
+        large = enlarge_frames(frames, size)
+        seconds += time.perf_counter() - start
+        yield large
+    watch.on_stage("enlarging", seconds)
 
 
 def _clips(requests: Sequence[Request]) -> Iterator[np.ndarray]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ from vidjax.given import (
 from vidjax.long import MAX_FRAMES, Rollout, check_causal, continues, make_rollout, texts_by_window
 from vidjax.model import Model, ModelConfig, check_model
 from vidjax.prompts import MAX_SECONDS, Prompt, read_negatives, read_scripts, read_seeds, tell_camera
-from vidjax.resolution import Size, clip_sizes
+from vidjax.resolution import Size, clip_sizes, doublings
 from vidjax.tiles import Tiling, make_tiling
 
 OUTPUT_TYPES = ("video", "latent")
@@ -39,6 +40,9 @@ MAX_STEPS = 1000
 MAX_FPS = 1000
 STRENGTH = 0.7
 """Of noise that a clip is painted over from, where nothing is said: what it shows stays, what it looks like changes."""
+
+UNKNOWN_SIZE = 4
+"""So many times the pixels that a model was trained for are told to be too many."""
 
 SHARED = 0.25
 MIN_SHARED = 2
@@ -86,6 +90,11 @@ class Request:
     def prompts(self) -> tuple[str, ...]:
         """Those that the clips begin with."""
         return self.texts[0]
+
+    @property
+    def enlarged_only(self) -> bool:
+        """Whether the frames of ``base`` are the clip's, but for their size: there are no tiles to walk on in."""
+        return self.base is not None and self.tiles is None
 
     @property
     def batch(self) -> int:
@@ -196,8 +205,12 @@ def make_request(
     subject, style = read_references(model, references, style_image)
     (height, width), size = clip_sizes(config, height, width, resolution, aspect_ratio, image, keyframes)
     enlarged = size != (height, width)
-    if enlarged and causal:
-        raise InputError(f"resolution with causal: frames are made at the model's own size; nearest: {height}x{width}")
+    if not enlarged and height * width >= UNKNOWN_SIZE * defaults.height * defaults.width:
+        warnings.warn(
+            f"{width}x{height} is far from the {defaults.width}x{defaults.height} that this model was trained for: its "
+            f"parts may not fit together; resolution={min(height, width)} enlarges a clip of its own size",
+            stacklevel=3,
+        )
     if refine is not None:
         refine = number("refine", refine, 0, 1)
         if resolution is None:
@@ -251,33 +264,45 @@ def make_request(
         request = dataclasses.replace(request, latents=_latents(config, request, latents))
     if not enlarged:
         return request
-    return _enlarged(config, request, size, config.sampling.refine if refine is None else refine, decode_tile)
+    refine = config.sampling.refine if refine is None else refine
+    return _enlarged(config, request, size, refine, decode_tile, output_type)
 
 
-def _enlarged(config: ModelConfig, base: Request, size: Size, refine: float, decode_tile: int | None) -> Request:
+def _enlarged(
+    config: ModelConfig, base: Request, size: Size, refine: float, decode_tile: int | None, output_type: str
+) -> Request:
     """The request of a larger clip that is made of ``base``."""
     own = base.given
     if own.extend is not None or own.mask is not None:
         name = "mask" if own.extend is None else "extend"
         raise InputError(f"{name} with resolution: the rest of the clip would be enlarged; give height and width")
-    if base.rollout.count > 1 and continues(config) == "frame":
+    pictures, small = fit_pictures(own.pictures, *size), (base.height, base.width)
+    made = refine or pictures or doublings(config, small, size) or output_type == "latent"
+    if base.causal and made:
+        raise InputError(
+            "resolution with causal: frames are made at the model's own size, and can be enlarged in pixels alone: "
+            f"without pictures, of models whose refine is 0; nearest: {small[0]}x{small[1]}"
+        )
+    if made and base.rollout.count > 1 and continues(config) == "frame":
         most = config.sampling.num_frames
         raise InputError(
             f"resolution: this model's windows go on from decoded frames, and are not enlarged; give num_frames={most} "
             "at most"
         )
-    whole, tile = (tuple(n // config.vae.spatial_factor for n in s) for s in (size, (base.height, base.width)))
-    overlap = tuple(min(max(round(n * SHARED), MIN_SHARED), n - 1) for n in tile)
-    return dataclasses.replace(
+    request = dataclasses.replace(
         base,
         height=size[0],
         width=size[1],
-        given=own._replace(pictures=fit_pictures(own.pictures, *size), clip=None, strength=refine),
+        given=own._replace(pictures=pictures, clip=None, strength=refine),
         latents=None,
         tiling=decode_tiling(config, *size, decode_tile),
-        tiles=make_tiling(whole, tile, overlap),
         base=base,
     )
+    if not made:
+        return dataclasses.replace(request, tiling=base.tiling)
+    whole, tile = (tuple(n // config.vae.spatial_factor for n in s) for s in (size, small))
+    overlap = tuple(min(max(round(n * SHARED), MIN_SHARED), n - 1) for n in tile)
+    return dataclasses.replace(request, tiles=make_tiling(whole, tile, overlap))
 
 
 def sampling_settings(

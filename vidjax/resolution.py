@@ -158,3 +158,10 @@ def _frame(key: Any) -> float:
         return float(key)
     except (TypeError, ValueError):
         return math.inf
+
+
+def doublings(config: ModelConfig, small: Size, large: Size) -> int:
+    """How often the upsampler is used: to the size, in powers of two, that is nearest."""
+    if config.upsampler is None:
+        return 0
+    return max(0, round(math.log2(min(b / a for a, b in zip(small, large, strict=True)))))

@@ -20,7 +20,7 @@ def pixel_metric(
     its trace is z: as the squared error itself, if all channels were alike. Of a decoder's vector-Jacobian product
     with random signs the outer product has that mean (Hutchinson, 1989).
     """
-    found = [_sample(config, params, jnp.asarray(z), jax.random.key(i)) for i, z in enumerate(latents)]
+    found = [_sample(config, params, jnp.asarray(z, jnp.float32), jax.random.key(i)) for i, z in enumerate(latents)]
     metric = np.mean(jax.device_get(found), axis=0)
     return metric * len(metric) / np.trace(metric)
 
