@@ -61,7 +61,7 @@ class Request:
     own, which begins at the last frame of the one before.
 
     A clip that is larger than the model's own is made of another one, its ``base``: enlarged, partly noised, and
-    walked on in ``tiles``, in latents, of the size of that.
+    walked on in ``tiles``, in latents, of the size of that; without ``tiles`` its frames are enlarged, and no more.
     """
 
     texts: tuple[tuple[str, ...], ...]

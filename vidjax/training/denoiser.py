@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,6 +159,8 @@ class DenoiserTask(Conditioning):
     def start(self, abstract: PyTree, key: Array) -> Params:
         """Random parameters, the text encoder's after learning alone."""
         captions = _probe_captions(self.data, self.tokenizer())
+        if jax.process_index() == 0:
+            print(f"the text encoder learns alone first, {self.text_steps} steps", file=sys.stderr)
 
         def learned(key: Array) -> Params:
             params = self.init(key)
