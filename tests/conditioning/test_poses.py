@@ -119,6 +119,7 @@ GOOD = "0 0.5 0.9 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0"
         (f"x\n\n{GOOD.replace('0.9', 'wide')}", "line 3: 'wide' is no number"),
         (f"x\n{GOOD.replace('0.9', '1e999')}", "line 2: '1e999' is not finite"),
         (f"x\n{GOOD.replace('0.9', 'nan')}", "line 2: 'nan' is not finite"),
+        (f"{GOOD.replace('0.9', 'nan')}\n{GOOD}", "line 1: 'nan' is not finite"),
         (f"x\n{GOOD}\n{GOOD.replace('0.9', '-0.9')}", "line 3: fx, fy"),
         (f"x\n{GOOD.replace('0.5 0.9 0.5 0.5', '64 64 32 32')}", "of pixels, divide by the frame's width and height"),
         (f"x\n{GOOD}\n\n{GOOD[:-6]} 0 2 0", "line 4: the first three columns are no rotation"),
@@ -137,7 +138,7 @@ def test_broken_files(tmp_path, text, said):
 
 def test_file_without_an_address(tmp_path):
     """The first pose must not be taken for one: the camera would begin a frame late."""
-    (tmp_path / "a.txt").write_text(f"{GOOD}\n{GOOD[:-1]}1\n")
+    (tmp_path / "a.txt").write_text(f"\ufeff{GOOD}\n{GOOD[:-1]}1\n", encoding="utf-8")
     np.testing.assert_array_equal(read_poses(tmp_path / "a.txt").world_to_camera[:, 2, 3], [0, 1])
 
 

@@ -227,16 +227,16 @@ def test_cut_off_and_run_again(clips, tmp_path, monkeypatch):
 
     names = [item.name for item in find_items(clips)]
     with pytest.raises(KeyboardInterrupt):
-        making.prepare(items(names[3]), out, SETTINGS, workers=1, progress=False)
+        making.prepare(items(names[3]), out, SETTINGS, workers=1, progress=False, source=str(clips))
     with pytest.raises(InputError, match="not finished: run the same"):
         FolderData(str(out)).open("train")
     assert not list(out.glob("*00001.*")), "files of the part that was cut off"
     loaded.clear()
-    making.prepare(items(None), out, SETTINGS, progress=False)
+    making.prepare(items(None), out, SETTINGS, progress=False, source=str(clips))
     assert sorted(loaded) == names[2:]
     assert contents(out) == contents(tmp_path / "whole")
     loaded.clear()
-    making.prepare(items(None), out, SETTINGS, progress=False)
+    making.prepare(items(None), out, SETTINGS, progress=False, source=str(clips))
     assert loaded == []
     assert threading.active_count() < 20, "workers end"
 
@@ -264,9 +264,9 @@ def test_a_dataset_is_not_replaced_by_another(clips, tmp_path):
     prepare(clips, out)
     before = contents(out)
     refused("was made with fps 8.0, not 12.0: give the name of a new folder", clips, out, Settings(BUCKETS, fps=12.0))
-    refused("buckets 5x16x16 9x16x16, not 5x16x16", clips, out, Settings(BUCKETS[:1]))
-    clip(tmp_path / "in", "else.mp4", caption="another")
-    refused("was made of other files, such as 0.mp4", tmp_path / "in", out)
+    refused("with buckets 5x16x16 9x16x16, not 5x16x16", clips, out, Settings(BUCKETS[:1]))
+    clip(tmp_path / "in", "0.mp4", caption="another of this name")
+    refused(f"was made of {clips}, not {tmp_path / 'in'}", tmp_path / "in", out)
     assert contents(out) == before
     assert prepare(clips, out, Settings(BUCKETS, test_share=0.4)).test_clips > 1
 

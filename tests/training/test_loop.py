@@ -363,5 +363,7 @@ def test_no_folder_of_a_run(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds dataset\.json; choose another"):
         train(config, tmp_path, smoke=True)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
+    with pytest.raises(CheckpointError, match="is a file"):
+        train(config, tmp_path / "dataset.json")
     with pytest.raises(InputError, match="workdir is empty"):
         train(config, " ")

@@ -1,7 +1,8 @@
 """Files of poses in the form of RealEstate10K (Zhou et al., 1805.09817).
 
-The first line is the clip's address, or anything that is no frame. Each of the others is a frame: its time; fx, fy,
-cx, cy in units of the frame's width and height; two zeros; and the 3 x 4 matrix from world to camera, row by row.
+The first line is the clip's address, or anything of more or fewer words than a frame. Each of the others is a frame:
+its time; fx, fy, cx, cy in units of the frame's width and height; two zeros; and the 3 x 4 matrix from world to camera,
+row by row.
 """
 
 import math
@@ -39,8 +40,8 @@ def read_poses(path: str | os.PathLike) -> Poses:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_BYTES:
         raise InputError(f"{path}: over {MAX_BYTES // 2**20} MB; a file of poses is smaller")
-    lines = data.decode("utf-8", errors="replace").splitlines()
-    first = 0 if lines and _is_frame(lines[0].split()) else 1
+    lines = data.decode("utf-8-sig", errors="replace").splitlines()
+    first = 0 if lines and len(lines[0].split()) == NUMBERS else 1
     numbered = [(i, line.split()) for i, line in enumerate(lines[first:], first + 1) if line.strip()]
     if not numbered:
         raise InputError(f"{path} holds no pose: behind the first line, a line of {NUMBERS} numbers for each frame")
@@ -50,14 +51,6 @@ def read_poses(path: str | os.PathLike) -> Poses:
     if wrong:
         raise InputError(f"{path}, line {numbered[wrong[0]][0]}: {wrong[1]}")
     return Poses(poses, intrinsics)
-
-
-def _is_frame(words: list[str]) -> bool:
-    """Whether a first line is one of a file without an address."""
-    try:
-        return len(words) == NUMBERS and bool(_numbers("", words))
-    except InputError:
-        return False
 
 
 def _numbers(where: str, words: list[str]) -> list[float]:

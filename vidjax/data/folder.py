@@ -38,7 +38,8 @@ def prepare_folder(
     Raises:
       InputError: no such folder, no captions, a line of the manifest that is broken; or as `prepare.prepare`.
     """
-    return prepare(find_items(folder, manifest), out, settings, max_broken, workers, progress)
+    items, source = find_items(folder, manifest), os.path.abspath(folder)
+    return prepare(items, out, settings, max_broken, workers, progress, source=source)
 
 
 def find_items(folder: Path, manifest: Path | None = None) -> list[Item]:

@@ -1,5 +1,6 @@
 """Making a dataset: many items, cut to pieces by workers, part after part; what is broken is listed and left out."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -102,6 +103,7 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
     is_test: Callable[[str], bool] | None = None,
+    source: str = "",
 ) -> Report:
     """Makes the dataset ``out`` of ``items``; run again, it makes only what is missing or has changed.
 
@@ -113,9 +115,10 @@ def prepare(
       max_broken: share of the items; with more that cannot be used, nothing is made.
       workers: None: one for each processor.
       is_test: which names are kept for tests, in place of a share of them.
+      source: where the items come from. Of another one, or with other settings, no dataset that is there is made anew.
 
     Raises:
-      InputError: too many cannot be used, or all; or ``out`` cannot be written.
+      InputError: too many cannot be used, or all; ``out`` is another dataset, or cannot be written.
     """
     if not 0 <= max_broken <= 1:
         raise InputError(f"max_broken={max_broken}: must lie in 0 to 1")
@@ -125,7 +128,7 @@ def prepare(
         raise InputError("there is nothing to make a dataset of")
     _claim(out)
     with FileLock(out / LOCK):  # of several processes one makes it, and the others find it made
-        return _prepare(items, out, settings, max_broken, workers, progress, is_test)
+        return _prepare(items, out, settings, max_broken, workers, progress, is_test, source)
 
 
 def _prepare(
@@ -136,13 +139,14 @@ def _prepare(
     workers: int | None,
     progress: bool,
     is_test: Callable[[str], bool] | None,
+    source: str,
 ) -> Report:
     size = max(PART, math.ceil(len(items) / MOST_PARTS))
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     marks = [_mark(part, settings) for part in parts]
     done = {i: found for i, mark in enumerate(marks) if (found := _finished(out, i, mark)) is not None}
     if not done and (out / INDEX).exists():
-        _check_same(out, {item.name for item in items}, settings)
+        _check_same(out, settings, source)
     if len(done) < len(parts):
         (out / INDEX).unlink(missing_ok=True)
 
@@ -151,7 +155,7 @@ def _prepare(
         bar.update(sum(len(parts[i]) for i in done))
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             waiting = {
-                pool.submit(_make, part, out, i, settings, marks[i], stop, bar): i
+                pool.submit(_make, part, out, i, settings, source, marks[i], stop, bar): i
                 for i, part in enumerate(parts)
                 if i not in done
             }
@@ -193,30 +197,25 @@ def _mark(part: Sequence[Item], settings: Settings) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def _check_same(out: Path, names: set[str], settings: Settings) -> None:
+def _check_same(out: Path, settings: Settings, source: str) -> None:
     """See that a finished dataset, nothing of which can stay, is to be made anew, and not another in its place.
 
     Raises:
-      InputError: it was made with other settings, or of files of which none is left.
+      InputError: it was made with other settings, or of another source.
     """
-    before, held = _making(settings), set()
-    for path in sorted(out.glob("part-*.json")):
-        try:
-            found = json.loads(path.read_text())
-            before = found.get("settings", before)
-            held |= {name for name, _ in found["used"]} | {line["file"] for line in found["broken"]}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return  # damaged: nothing to lose
     now = _making(settings)
+    before, origin = now, source
+    for path in sorted(out.glob("part-*.json")):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # of what is damaged there is nothing to lose
+            found = json.loads(path.read_text())
+            before, origin = found.get("settings", before), found.get("source", origin)
     changed = [name for name in now if before.get(name) != now[name]]
-    differ = [f"{name} {_said(before.get(name))}, not {_said(now[name])}" for name in changed]
+    differ = [f"with {name} {_said(before.get(name))}, not {_said(now[name])}" for name in changed]
+    if origin != source:
+        differ.append(f"of {origin}, not {source}")
     if differ:
-        fault = f"was made with {', '.join(differ)}"
-    elif held and not held & names:
-        fault = f"was made of other files, such as {min(held)}"
-    else:
-        return
-    raise InputError(f"{out} holds a dataset that {fault}: give the name of a new folder, or remove it first")
+        fault = ", ".join(differ)
+        raise InputError(f"{out} was made {fault}: give the name of a new folder, or remove it first")
 
 
 def _said(value: Any) -> str:
@@ -238,7 +237,14 @@ def _finished(out: Path, index: int, mark: str) -> dict[str, Any] | None:
 
 
 def _make(
-    part: Sequence[Item], out: Path, index: int, settings: Settings, mark: str, stop: threading.Event, bar: tqdm
+    part: Sequence[Item],
+    out: Path,
+    index: int,
+    settings: Settings,
+    source: str,
+    mark: str,
+    stop: threading.Event,
+    bar: tqdm,
 ) -> dict[str, Any]:
     """One part: its files, and then a record of what is in them."""
     used, broken = [], []
@@ -256,7 +262,14 @@ def _make(
                     writer.write(bucket, about, frames)
             bar.update()
     counts = [{"bucket": dataclasses.asdict(b), "count": n} for b, n in writer.counts.items()]
-    made = {"mark": mark, "settings": _making(settings), "counts": counts, "used": used, "broken": broken}
+    made = {
+        "mark": mark,
+        "source": source,
+        "settings": _making(settings),
+        "counts": counts,
+        "used": used,
+        "broken": broken,
+    }
     write_json(out / f"part-{index:05d}.json", made)
     return made
 

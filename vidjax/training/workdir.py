@@ -18,7 +18,7 @@ def open_workdir(workdir: Any) -> epath.Path:
 
     Raises:
       InputError: it is no name, or its kind of address needs a package that is not installed.
-      CheckpointError: it is a dataset's folder, or a model's.
+      CheckpointError: it is a file, a dataset's folder, or a model's.
     """
     if not str(workdir).strip():
         raise InputError("workdir is empty: give the name of a folder, or an address such as gs://bucket/run")
@@ -27,6 +27,8 @@ def open_workdir(workdir: Any) -> epath.Path:
         held = [name for name in ("config.json", "dataset.json", "model_index.json") if (place / name).exists()]
     except ImportError as error:
         raise InputError(f"{workdir}: {error}") from error
+    if is_local(workdir) and place.exists() and not place.is_dir():
+        raise CheckpointError(f"{workdir} is a file: give the name of a folder")
     if held and "config.json" not in held:
         raise CheckpointError(f"{workdir} is no folder of a run: it holds {held[0]}; choose another")
     return place
