@@ -131,9 +131,6 @@ def test_text_gives_the_configuration_back():
         from_text('{"type": "os:system"}')
     with pytest.raises(InputError, match="cannot be read"):
         from_text('{"type": "vidjax.config:Gone"}')
-    for other in ("{}", "[1]", '{"type": "vidjax.config:MeshConfig"}'):
-        with pytest.raises(InputError, match="is no TrainConfig"):
-            from_text(other)
 
 
 def test_differences_ignores_parts():

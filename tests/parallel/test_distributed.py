@@ -127,8 +127,8 @@ def alone(run, tmp_path_factory):
 def test_training_is_that_of_one_process(run, alone, tmp_path, processes, devices):
     """Rows read twice or in another order, gradients of one host only, a file that two write."""
     said = train(run, tmp_path, processes, devices, 3)
-    assert [len(lines.splitlines()) for lines in said] == [4] + [0] * (processes - 1), (
-        "one tells of steps, and what is compiled"
+    assert [len(lines.splitlines()) for lines in said] == [5] + [0] * (processes - 1), (
+        "one tells of steps, of what is compiled, and where the model is"
     )
     assert_same(losses(tmp_path), {at: v for at, v in losses(alone).items() if at[1] <= 3})
     exported = json.loads((tmp_path / "export" / "bias.json").read_text())

@@ -350,6 +350,10 @@ def test_smoke_and_export(tmp_path, capsys):
     np.testing.assert_array_equal(json.loads((tmp_path / "out" / "bias.json").read_text()), state.ema["dense"]["bias"])
     with pytest.raises(InputError, match="outside vidjax"):
         export(tmp_path, tmp_path / "again")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"config\.json is no training configuration"):
+        export(tmp_path / "other", tmp_path / "again")
     (tmp_path / "file").touch()
     for place, said in (("out", "holds something already"), ("file", "is a file"), ("file/in", "cannot be made")):
         with pytest.raises(InputError, match=said):

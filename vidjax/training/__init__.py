@@ -53,7 +53,7 @@ def export(workdir: Any, out: str | Path, config: "TrainConfig | None" = None) -
     """
     import jax
 
-    from vidjax.config import from_text
+    from vidjax.config import TrainConfig, from_text
     from vidjax.errors import CheckpointError, InputError
     from vidjax.training import checkpoint
     from vidjax.training.workdir import check_new, open_workdir
@@ -64,6 +64,8 @@ def export(workdir: Any, out: str | Path, config: "TrainConfig | None" = None) -
         raise CheckpointError(f"{workdir} holds no training run: there is no {stored}")
     check_new(out)
     config = config or from_text(stored.read_text())
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"{stored} is no training configuration; give the configuration file")
     task = config.task.make(config)
     if task.export is None:
         raise InputError(f"a task of type {type(config.task).__name__} has nothing to export")
