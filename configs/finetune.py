@@ -2,7 +2,7 @@
 
 Data:     a folder that `vidjax data CLIPS data/mine` made of clips and captions.
 Hardware: Wan 1.3B at 81 frames of 480p: 8 chips with 32 GB each, as by
-          `vidjax plan --preset wan2.1-t2v-1.3b --task train --topology v6e:2x4`.
+          `vidjax plan --preset wan2.1-t2v-1.3b --task train --topology v6e:2x4 --mesh fsdp=-1`.
 Command:  vidjax train configs/finetune.py task.data.folder=data/mine task.model=MODEL mesh.fsdp=-1 --workdir runs/tuned
 Result:   runs/tuned/export, a whole model: `vidjax generate "..." --model runs/tuned/export`.
 """

@@ -96,8 +96,7 @@ def adapt(
         params = farther(moved, params)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as unfinished:
         target = Path(unfinished) / "model"
-        left_out = ("transformer", "vae", "README.md", *OF_LATENTS, *(OF_TOKENS if halvings else ()))
-        shutil.copytree(path, target, ignore=shutil.ignore_patterns(*left_out))
+        folder.copy_others(path, target, ("transformer", "vae", *OF_LATENTS, *(OF_TOKENS if halvings else ())))
         shutil.copytree(place / "vae", target / "vae")
         folder.write_part(target, "transformer", moved, params, "bfloat16")
         target.rename(out)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -253,7 +252,7 @@ class FinetuneTask(Conditioning):
             write_lora(out / LORA_FILE, abstract, params["lora"], self.lora.strength)
             self._export_adapter(model, params, out)
             return
-        shutil.copytree(path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(self.part, "README.md"))
+        folder.copy_others(path, out, [self.part])
         folder.write_part(out, self.part, model.transformer, params[self.part], "bfloat16")
         self._export_adapter(model, params, out)
         learned = {"given": "any"} if model.pictures == "frames" and self.given_share else {}

@@ -7,7 +7,6 @@ from the embeddings themselves.
 import dataclasses
 import functools
 import math
-import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -133,7 +132,7 @@ class TextEncoderTask:
 
     def export(self, path: Path, model: ModelConfig, params: Params, out: Path) -> None:
         """Write the whole model, with this text encoder in bfloat16."""
-        shutil.copytree(path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(PART, "README.md"))
+        folder.copy_others(path, out, [PART])
         folder.write_part(out, PART, model.text_encoder, params[PART], "bfloat16")
 
 

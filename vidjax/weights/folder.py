@@ -408,6 +408,11 @@ def write_index(folder: Path, flow_shift: float, expand_timesteps: bool, samplin
     write_json(folder / "sampling.json", sampling)
 
 
+def copy_others(source: Path, target: Path, parts: Iterable[str]) -> None:
+    """A model's folder without some parts, which are written anew, and without its card, which tells of the old."""
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md", *parts))
+
+
 def replace_folder(finished: Path, target: Path) -> None:
     """Move a finished folder into place, over an older one: readers see the old or the new, never half."""
     old = target.with_name(f".{target.name}.old")
