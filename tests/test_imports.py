@@ -17,7 +17,7 @@ ORDER = (
     {"models"},
     {"conditioning", "weights", "data"},
     {"model"},
-    {"long", "chunks"},
+    {"long", "chunks", "upsampling"},
     {"given", "prompts", "decoding", "resolution"},
     {"request"},
     {"sampler", "encoding", "unfinished"},

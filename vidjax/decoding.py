@@ -5,10 +5,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vidjax.checks import whole
-from vidjax.chunks import CONTEXT, decode_chunk, encode_behind
+from vidjax.chunks import CONTEXT, decode_chunk, encode_behind, fit_picture
 from vidjax.errors import InputError
 from vidjax.model import Model, ModelConfig
 from vidjax.parallel.gathering import to_host
@@ -44,7 +45,7 @@ def decode(
       tiling: in pixels; None: whole.
       last: nothing will follow: no caches of tiles are kept.
       pictures: which of the latent frames, never the first of a clip, are these; they are encoded again, behind what
-        turns out to be there.
+        turns out to be there, and fitted to it.
 
     Raises:
       InputError: out of memory; it says which smaller tile to try.
@@ -108,9 +109,10 @@ def _go_on(
 ) -> tuple[UInt8[Array, "B n H W 3"], Went]:
     """The frames of the next latent frame."""
     cache, seen = went or Went(None, ())
+    config, params = model.config, model.params["vae"]
     if picture is not None:
-        latents = encode_behind(model, seen, picture)
-    frames, cache = decode_chunk(model.config, model.params["vae"], cache, latents)
+        latents = fit_picture(config, params, cache, encode_behind(model, seen, picture), jnp.asarray(picture))
+    frames, cache = decode_chunk(config, params, cache, latents)
     return frames, Went(cache, (*seen, frames)[-1 - CONTEXT :])
 
 

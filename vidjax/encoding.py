@@ -82,7 +82,9 @@ def make_condition(
     condition = Condition(texts.positive, texts.negative, given, mask, references=references, style=style)
     if config.pictures == "frames":
         if past is not None and config.sampling.past_noise:
-            own = jnp.arange(mask.shape[1]) < past.shape[1]
+            own = np.arange(mask.shape[1]) < past.shape[1]
+            # Pictures are right as they are.
+            own[[picture.place for picture in window.given.pictures]] = False
             condition = condition._replace(times=jnp.broadcast_to(config.sampling.past_noise * own, mask.shape))
         for place, latents in _given_latents(model, window, past):
             there = slice(place, place + latents.shape[1])

@@ -8,19 +8,18 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vidjax.decoding import decode_all, decode_tiling
 from vidjax.encoding import Clip, Part, encode_tiles, encode_tiling
 from vidjax.image import fit_image
-from vidjax.model import Model, ModelConfig
-from vidjax.parallel.gathering import to_host
+from vidjax.model import Model
 from vidjax.request import Request
 from vidjax.resolution import Size, doublings
-from vidjax.typing import Array, Float, Params, PyTree, UInt8
+from vidjax.typing import Array, Float, UInt8
 from vidjax.unfinished import Unfinished
+from vidjax.upsampling import upsample
 from vidjax.windows import MakeWindow, Watch, open_windows, stage, window_texts
 
 
@@ -63,49 +62,30 @@ def _enlarge(model: Model, requests: Sequence[Request], make_base: MakeWindow, w
 
 
 def _enlarger(model: Model, small: Size, large: Size) -> Callable[[Array, bool], Float[np.ndarray, "B f H W z"]]:
-    """A function of the next latent frames of a clip, and whether they are its last: the same at the large size.
-
-    By the upsampler, if the model has one, as often as comes nearest; what is left is done in pixels.
-    """
-    times = doublings(model.config, small, large)
-    middle = tuple(n * 2**times for n in small)
-    decoding, encoding = decode_tiling(model.config, *middle, None), encode_tiling(model, *large)
-    upsamplers: list[PyTree] = [None] * times
+    """A function of the next latent frames of a clip, and whether they are its last: the same at the large size."""
+    decoding, encoding = decode_tiling(model.config, *small, None), encode_tiling(model, *large)
     decoder = encoder = None
 
     def enlarge(latents: Float[Array, "B f h w z"], last: bool) -> Float[np.ndarray, "B f H W z"]:
         nonlocal decoder, encoder
-        for n in range(times):
-            latents, upsamplers[n] = _doubled(model, latents, upsamplers[n])
-        if middle == large:
-            return to_host(latents)
         chunks, decoder = decode_all(model, latents, decoder, decoding, last)
-        parts = functools.partial(_parts, chunks, large)
-        encoded, encoder = encode_tiles(model, parts, encoder, encoding, last)
+        chunks = [_doubled(model, chunk, large) for chunk in chunks]
+        encoded, encoder = encode_tiles(model, functools.partial(_parts, chunks, large), encoder, encoding, last)
         return encoded
 
     return enlarge
 
 
-def _doubled(
-    model: Model, latents: Float[Array, "B f h w z"], cache: PyTree | None
-) -> tuple[Float[Array, "B f h2 w2 z"], PyTree]:
-    """One latent frame at a time: memory does not grow with their number."""
-    frames = []
-    for i in range(latents.shape[1]):
-        frame, cache = _upsample(model.config, model.params["upsampler"], cache, latents[:, i : i + 1])
-        frames.append(frame)
-    return jnp.concatenate(frames, axis=1), cache
+def _doubled(model: Model, frames: UInt8[np.ndarray, "B n h w 3"], size: Size) -> UInt8[np.ndarray, "B n h2 w2 3"]:
+    """Frames by the upsampler, if the model has one, as often as comes nearest to the size."""
+    for _ in range(doublings(model.config, frames.shape[2:4], size)):
+        frames = upsample(model, frames)
+    return frames
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _upsample(config: ModelConfig, params: Params, cache: PyTree | None, latents: Array) -> tuple[Array, PyTree]:
-    return config.modules.upsampler.upsample_chunk(config.upsampler, params, cache, latents)
-
-
-def enlarge_frames(frames: UInt8[np.ndarray, "B n h w 3"], size: Size) -> UInt8[np.ndarray, "B n H W 3"]:
-    """Frames at a larger size, in pixels."""
-    return np.stack([[fit_image(frame, *size) for frame in clip] for clip in frames])
+def enlarge_frames(model: Model, frames: UInt8[np.ndarray, "B n h w 3"], size: Size) -> UInt8[np.ndarray, "B n H W 3"]:
+    """Frames at a larger size, in pixels: by the upsampler as far as that goes, the rest by interpolation."""
+    return np.stack([[fit_image(frame, *size) for frame in clip] for clip in _doubled(model, frames, size)])
 
 
 def _parts(

@@ -261,7 +261,7 @@ def _enlarged_frames(
     small = None if kept is None else kept._replace(name="base")
     for frames in _frames(model, [request.base for request in requests], watch, small):
         start = time.perf_counter()
-        large = enlarge_frames(frames, size)
+        large = enlarge_frames(model, frames, size)
         seconds += time.perf_counter() - start
         yield large
     watch.on_stage("enlarging", seconds)

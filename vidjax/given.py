@@ -12,7 +12,7 @@ from vidjax.conditioning.references import MAX_REFERENCES
 from vidjax.data.buckets import Bucket, covering, crop
 from vidjax.errors import InputError, MediaError
 from vidjax.image import fit_image, read_image
-from vidjax.long import Rollout, continues, window_frames, window_overlap
+from vidjax.long import Rollout, continues, window_frames, window_overlap, window_remade
 from vidjax.model import Model, ModelConfig, bundled, read_config
 from vidjax.typing import Bool, UInt8
 from vidjax.video import MAX_CLIP_BYTES, Video, iter_frames, video_size
@@ -63,8 +63,8 @@ class Given(NamedTuple):
         """What is given to a window: its own pictures, not those that it is given by the window before."""
         if rollout.count == 1:
             return self
-        start, known = i * (rollout.size - rollout.overlap), rollout.overlap if i else 0
-        inside = range(known, rollout.size)
+        start = i * (rollout.size - rollout.overlap)
+        inside = range(rollout.new(i).start, rollout.size)
         own = (p._replace(place=p.place - start) for p in self.pictures if p.place - start in inside)
         return self._replace(pictures=tuple(own))
 
@@ -304,7 +304,7 @@ def extension(config: ModelConfig, side: Side, added: float | None) -> tuple[Rol
     if side == "after":
         count = free if added is None else max(1, round(added / ratio))
         # The clip that is there counts as a window.
-        return Rollout(size + count, size, overlap, ratio, begun=1), ratio * count
+        return Rollout(size + count, size, overlap, ratio, 1, window_remade(config)), ratio * count
     count = free if added is None else max(1, round((added - 1) / ratio) + 1)
     if count > free:
         most = 1 + ratio * (free - 1)

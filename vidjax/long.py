@@ -13,6 +13,9 @@ from vidjax.model import ModelConfig
 GIVEN = 2
 """Latent frames that a window is given of the one before: eight frames, enough to tell how things move."""
 
+REMADE = 1
+"""How many of these, the last, a window shows as it mended them, where it does: joints are least rough there."""
+
 STRETCH = 2
 """So many times its own latent frames a model makes with RIFLEx: without training the paper goes no further."""
 
@@ -23,7 +26,7 @@ class Rollout(NamedTuple):
     """``length`` latent frames, made in windows of ``size``; each but the first is given ``overlap`` of them.
 
     All but the first latent frame are ``ratio`` frames. The first ``begun`` windows are there already, in a clip that
-    is gone on with.
+    is gone on with. Of what a window made, the last ``remade`` latent frames are shown as the next one makes them anew.
     """
 
     length: int
@@ -31,6 +34,7 @@ class Rollout(NamedTuple):
     overlap: int
     ratio: int
     begun: int = 0
+    remade: int = 0
 
     @property
     def count(self) -> int:
@@ -47,13 +51,14 @@ class Rollout(NamedTuple):
         return max(0, 1 + self.ratio * (latent_frames - 1))
 
     def first(self, i: int) -> int:
-        """The latent frame of the clip that is the first new one of window ``i``."""
-        return i * (self.size - self.overlap) + (self.overlap if i else 0)
+        """The latent frame of the clip that is the first one shown of window ``i``."""
+        given = self.overlap if i else 0
+        return i * (self.size - self.overlap) + given - (self.remade if i > self.begun else 0)
 
     def new(self, i: int) -> slice:
-        """The latent frames of window ``i`` that are not given, without those behind the end of the clip."""
-        start = self.overlap if i else 0
-        return slice(start, min(self.size, start + self.length - self.first(i)))
+        """The latent frames of window ``i`` that are shown: each frame of the clip is of one window."""
+        start, end = i * (self.size - self.overlap), self.length if i + 1 == self.count else self.first(i + 1)
+        return slice(self.first(i) - start, end - start)
 
 
 def continues(config: ModelConfig) -> Literal["latents", "frame"] | None:
@@ -74,6 +79,12 @@ def window_overlap(config: ModelConfig) -> int:
     """Latent frames that a window is given of the one before."""
     size = 1 + (window_frames(config) - 1) // config.vae.temporal_factor
     return min(GIVEN, size - 1) if continues(config) == "latents" else 1
+
+
+def window_remade(config: ModelConfig) -> int:
+    """Latent frames of the one before that a window makes anew, if it mends what it goes on from."""
+    mends = continues(config) == "latents" and config.sampling.past_noise > 0
+    return min(REMADE, window_overlap(config)) if mends else 0
 
 
 def seen_frames(config: ModelConfig) -> int:
@@ -122,7 +133,7 @@ def make_rollout(config: ModelConfig, num_frames: int, causal: bool = False, rif
             f"a clip of {num_frames} frames: this model makes up to {most}; the bundled model, Wan's TI2V-5B and its "
             f"image-to-video models can go on from there; with riflex this one makes {stretched}; nearest: {most}"
         )
-    return Rollout(length, size, window_overlap(config), ratio)
+    return Rollout(length, size, window_overlap(config), ratio, remade=window_remade(config))
 
 
 def texts_by_window(script: Sequence[tuple[float, str]], rollout: Rollout, fps: float) -> tuple[str, ...]:

@@ -17,10 +17,10 @@ from vidjax.errors import InputError, WeightsError
 from vidjax.models.clip import CLIPConfig
 from vidjax.models.families import FAMILIES, Family
 from vidjax.models.t5 import T5Config
+from vidjax.models.upsampler import UpsamplerConfig
 from vidjax.models.wan.camera_adapter import CameraAdapterConfig
 from vidjax.models.wan.denoiser import DenoiserConfig
 from vidjax.models.wan.presets import PRESETS, SamplingDefaults
-from vidjax.models.wan.upsampler import UpsamplerConfig
 from vidjax.models.wan.vae import VAEConfig
 from vidjax.parallel.mesh import batch_layout
 from vidjax.parallel.rules import AnyMesh, match_rules, shardings

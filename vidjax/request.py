@@ -32,7 +32,7 @@ from vidjax.given import (
 from vidjax.long import MAX_FRAMES, Rollout, check_causal, continues, make_rollout, texts_by_window
 from vidjax.model import Model, ModelConfig, check_model
 from vidjax.prompts import MAX_SECONDS, Prompt, read_negatives, read_scripts, read_seeds, tell_camera
-from vidjax.resolution import Size, clip_sizes, doublings
+from vidjax.resolution import Size, clip_sizes
 from vidjax.tiles import Tiling, make_tiling
 
 OUTPUT_TYPES = ("video", "latent")
@@ -277,7 +277,7 @@ def _enlarged(
         name = "mask" if own.extend is None else "extend"
         raise InputError(f"{name} with resolution: the rest of the clip would be enlarged; give height and width")
     pictures, small = fit_pictures(own.pictures, *size), (base.height, base.width)
-    made = refine or pictures or doublings(config, small, size) or output_type == "latent"
+    made = refine or pictures or output_type == "latent"
     if base.causal and made:
         raise InputError(
             "resolution with causal: frames are made at the model's own size, and can be enlarged in pixels alone: "

@@ -21,6 +21,9 @@ NAMES = {"480p": 480, "720p": 720, "1080p": 1080, "4k": 2160}
 WIDE = 16 / 9
 """What names of resolutions are meant for: models whose own ratio is nearly this have it at other sizes."""
 
+MAX_DOUBLINGS = 3
+"""What is interpolated from eight times its size looks the same, and each doubling takes four times the one before."""
+
 Size = tuple[int, int]
 
 
@@ -161,7 +164,8 @@ def _frame(key: Any) -> float:
 
 
 def doublings(config: ModelConfig, small: Size, large: Size) -> int:
-    """How often the upsampler is used: to the size, in powers of two, that is nearest."""
+    """How often the upsampler is used: to the size, in powers of two, that is nearest, or ``MAX_DOUBLINGS``."""
     if config.upsampler is None:
         return 0
-    return max(0, round(math.log2(min(b / a for a, b in zip(small, large, strict=True)))))
+    nearest = round(math.log2(min(b / a for a, b in zip(small, large, strict=True))))
+    return min(max(0, nearest), MAX_DOUBLINGS)

@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidjax.conditioning.condition import Condition, cut_condition, paste, whole, with_given, with_kept
+from vidjax.conditioning.condition import (
+    Condition,
+    cut_condition,
+    held,
+    on_their_way,
+    paste,
+    whole,
+    with_given,
+    with_kept,
+)
 from vidjax.conditioning.references import with_references
 from vidjax.diffusion import sampling
 from vidjax.diffusion.flow import TRAIN_STEPS, Grid, Schedule, initial_noise
@@ -63,7 +72,8 @@ def make_sampler(
             return walk(params, key, condition)
 
     def walk(params: dict[str, Params], key: Array, condition: Condition) -> Float[Array, "B f h w c"]:
-        state = SOLVERS[solver].init(initial_noise(key, condition.given.shape))
+        noise = initial_noise(key, condition.given.shape)
+        state = SOLVERS[solver].init(on_their_way(condition, noise, float(schedule.sigmas[0])))
         for leg in make_legs(model.config, schedule, scales):
             contexts = text_contexts(model.config, params[leg.part], condition, *needed(leg.scale, rule))
             contexts = with_camera(model.config, contexts, params.get(ADAPTER), condition)
@@ -211,17 +221,25 @@ def _guided_velocity(
     alone, camera = None, contexts.camera
     if contexts.alone is not None:
         alone = clip_velocity(contexts.alone, condition, camera)
-    if contexts.pair is None and contexts.negative is None:
-        return alone
 
-    def free(x: Array) -> Array:
-        return paste(jnp.zeros_like(x), condition.mask, x)
+    def free(x: Array, t: Array) -> Array:
+        return paste(jnp.zeros_like(x), held(condition.mask, condition.times, t), x)
+
+    def straight(velocity: Velocity) -> Velocity:
+        """Given frames that will be walked come straight to where that begins."""
+        if condition.times is None:
+            return velocity
+        way = condition.noise - condition.given
+        return lambda x, t: paste(way, held(condition.mask, condition.times, t), velocity(x, t))
+
+    if contexts.pair is None and contexts.negative is None:
+        return straight(alone)
 
     if contexts.negative is not None:
         plain = clip_velocity(contexts.negative, condition._replace(references=None, style=None), None)
 
         def pair(x: Array, t: Array) -> tuple[Array, Array]:
-            return free(alone(x, t)), free(plain(x, t))
+            return free(alone(x, t), t), free(plain(x, t), t)
 
     else:
         added = None if camera is None else jnp.concatenate([camera, jnp.zeros_like(camera)])
@@ -229,11 +247,11 @@ def _guided_velocity(
 
         def pair(x: Array, t: Array) -> tuple[Array, Array]:
             positive, negative = jnp.split(both(jnp.concatenate([x, x]), t), 2)
-            return free(positive), free(negative)
+            return free(positive, t), free(negative, t)
 
     guided = guide(pair, alone, scale, guidance)
     # Rules compare whole clips, of which given frames are no part: they are pasted over whatever is here.
-    return lambda x, t: guided(free(x), t)
+    return straight(lambda x, t: guided(free(x, t), t))
 
 
 def _twice(x: Array | None) -> Array | None:

@@ -50,6 +50,24 @@ def test_what_is_gone_on_from_is_seen_noisy():
     np.testing.assert_array_equal(seen["x"][0, 1:], X[0, 1:])
 
 
+def test_what_is_gone_on_from_is_walked_from_its_time_on():
+    """Held to the end it would come out as it went in, and the frames behind it go on from something else."""
+    noise, times = jnp.ones(GIVEN.shape), jnp.array([[0.25, 0.0, 0.0], [0.0, 0.5, 0.0]])
+    seen = {}
+
+    def denoise(x, t):
+        seen.update(x=x, t=t)
+        return x
+
+    with_given(denoise, GIVEN, MASK, times, noise)(X, jnp.float32(0.25))
+    np.testing.assert_array_equal(seen["x"][0, 0], X[0, 0])
+    np.testing.assert_array_equal(seen["x"][1, 1], X[1, 1])
+    np.testing.assert_array_equal(seen["x"][1, 2], GIVEN[1, 2])
+    np.testing.assert_array_equal(seen["t"], [[0.25, 0.25, 0.25], [0.25, 0.25, 0.0]])
+    with_given(denoise, GIVEN, MASK, times, noise)(X, jnp.float32(0.3))
+    np.testing.assert_allclose(seen["x"][0, 0], 0.75 * GIVEN[0, 0] + 0.25, rtol=1e-6)
+
+
 def test_nothing_given_changes_nothing():
     """Words alone: every frame is noise at the clip's time."""
     given, mask = nothing_given(2, (3, 1, 2, 4))

@@ -26,7 +26,8 @@ class Condition(NamedTuple):
     clip of one frame: the denoiser sees them beside the clip (``conditioning.references``), of which they are no part.
 
     Where a clip goes on from what the model made itself, that may be a little wrong: with ``times`` the denoiser sees
-    given frames at these, with ``noise``, and not at 0 (Diffusion Forcing, 2407.01392). In the result they are clean.
+    given frames at these, with ``noise``, and not at 0 (Diffusion Forcing, 2407.01392). Once the walk is there they go
+    on with the others, and come out mended.
     """
 
     text: Float[Array, "B L D"]
@@ -65,9 +66,24 @@ def cut_condition(condition: Condition, corner: tuple[Array, Array], tile: tuple
     return condition._replace(given=given, channels=channels, noise=noise, rays=rays, kept=None, keep=None)
 
 
+def held(
+    mask: Bool[Array, "B f"], times: Float[Array, "B f"] | None, t: Float[Array, ""] | float
+) -> Bool[Array, "B f"]:
+    """Which frames are given still when the walk is at ``t``: those at ``times`` above 0 until it is there."""
+    return mask if times is None else mask & ((times == 0) | (t > times))
+
+
+def on_their_way(condition: Condition, x: Float[Array, "B f h w c"], sigma: float) -> Array:
+    """``x``, where a walk begins, with given frames that will be walked at their places between clean and noise."""
+    if condition.times is None:
+        return x
+    noisy, _ = interpolate(condition.given, condition.noise, jnp.full(condition.mask.shape, sigma, x.dtype))
+    return paste(noisy, condition.mask, x)
+
+
 def whole(condition: Condition, x: Float[Array, "B f h w c"]) -> Array:
-    """``x`` with all in its place that is given or kept."""
-    x = paste(condition.given, condition.mask, x)
+    """``x``, at the end of a walk, with all in its place that is given or kept."""
+    x = paste(condition.given, held(condition.mask, condition.times, 0.0), x)
     return x if condition.kept is None else jnp.where(condition.keep[..., None], condition.kept, x)
 
 
@@ -91,14 +107,14 @@ def with_given(
 ) -> Velocity:
     """A velocity at one time for the clip, from a denoiser at per-frame times.
 
-    Given frames are clean, at time 0; or at ``times``, with that much of the ``noise``.
+    Given frames are clean, at time 0; or at ``times``, with that much of the ``noise``, until the clip is there too.
     """
-    if times is None:
-        times = jnp.zeros(mask.shape)
-    else:
+    seen_at = jnp.zeros(mask.shape) if times is None else times
+    if times is not None:
         given, _ = interpolate(given, noise, times)
 
     def velocity(x: Float[Array, "B f h w c"], t: Float[Array, ""]) -> Float[Array, "B f h w c"]:
-        return denoise(paste(given, mask, x), jnp.where(mask, times, t))
+        still = held(mask, times, t)
+        return denoise(paste(given, still, x), jnp.where(still, seen_at, t))
 
     return velocity

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
-from vidjax.models import clip, t5
-from vidjax.models.wan import camera_adapter, causal, denoiser, sharding, upsampler, vae
+from vidjax.models import clip, t5, upsampler
+from vidjax.models.wan import camera_adapter, causal, denoiser, sharding, vae
 from vidjax.models.wan.image_channels import image_channels
 from vidjax.typing import Array
 

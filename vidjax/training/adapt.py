@@ -33,9 +33,8 @@ NOISE = 0.5
 ROUNDING = 1e-3
 """The same for velocities, which are not: it keeps what hardly varies from being blown up."""
 
-OF_LATENTS = ("upsampler",)
 OF_TOKENS = ("camera_adapter",)
-"""Parts that would have to be moved too, and are left out; the second where tokens are halved."""
+"""Parts that would have to be moved too, and are left out, where tokens are halved."""
 
 
 class Linear(NamedTuple):
@@ -96,7 +95,7 @@ def adapt(
         params = farther(moved, params)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as unfinished:
         target = Path(unfinished) / "model"
-        folder.copy_others(path, target, ("transformer", "vae", *OF_LATENTS, *(OF_TOKENS if halvings else ())))
+        folder.copy_others(path, target, ("transformer", "vae", *(OF_TOKENS if halvings else ())))
         shutil.copytree(place / "vae", target / "vae")
         folder.write_part(target, "transformer", moved, params, "bfloat16")
         target.rename(out)

@@ -1,86 +1,89 @@
-"""Training the latent upsampler: latents of clips at half their size, to those at their own."""
+"""Training the spatial upsampler: what an autoencoder makes of clips at half their size, to the clips themselves."""
 
 import dataclasses
 import functools
-import itertools
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from vidjax.checks import whole
+from vidjax.checks import number, whole
 from vidjax.config import TrainConfig
 from vidjax.data.buckets import Bucketed, check_buckets, first_examples
 from vidjax.data.latents import fingerprint, open_latents
 from vidjax.data.source import ClipData, DataConfig
-from vidjax.errors import InputError
-from vidjax.models.wan import upsampler, vae
+from vidjax.models import upsampler
+from vidjax.models.wan import vae
 from vidjax.models.wan.sharding import UPSAMPLER_RULES
+from vidjax.parallel.mesh import make_mesh
 from vidjax.training.autoencoder import psnr_of
 from vidjax.training.samples import stack
-from vidjax.training.sensitivity import pixel_metric
 from vidjax.training.task import Task
 from vidjax.typing import Array, Float, Params, UInt8
+from vidjax.video import from_uint8
 from vidjax.weights import folder
 
 EVAL_BATCH = 8
 
-METRIC_CLIPS = 24
-"""Clips that tell what of the latents shows."""
+FRAMES_OF = 4
+"""Of so many frames of a clip a step learns from one: neighbours tell nearly the same."""
 
 
 @dataclasses.dataclass(frozen=True)
 class UpsamplerTask:
-    """Loss: the squared error of normalized latents at the size of the clips, as it shows in pixels.
-
-    That is `sensitivity.pixel_metric`: of the channels of a latent one may do a hundred times what another does.
+    """Loss: the absolute error of pixels in [-1, 1], which blurs outlines less than the squared one.
 
     Args:
-      vae: a folder with a part ``vae``, whose latents they are.
+      vae: a folder with a part ``vae``: frames to enlarge look as its decoder makes them.
       data: clips of twice the size that will be enlarged.
-      noise: the small latents get as much of it as a uniform number up to this says (standard deviation, of latents
-        whose own is 1): those of a denoiser are not as clean as an encoder's.
+      noise: latents get as much of it as a uniform number up to this says (standard deviation, of latents whose own
+        is 1): those of a denoiser are not as clean as an encoder's.
+      sharp_share: the share of clips whose small frames are cells of 2 x 2 pixels averaged, as they are: what was
+        enlarged once, and is to be enlarged again, is no longer as a decoder makes it.
     """
 
     vae: str
-    model: upsampler.UpsamplerConfig
+    model: upsampler.UpsamplerConfig = upsampler.UpsamplerConfig()
     data: DataConfig = ClipData(height=128, width=128)
-    noise: float = 0.2
+    noise: float = 0.1
+    sharp_share: float = 0.5
     eval_clips: int = 32
 
     def make(self, config: TrainConfig) -> Task:
-        """The task as functions; computes both kinds of latents at the first call.
+        """The task as functions; computes the latents of the small clips at the first call.
 
         Raises:
-          InputError: half of a clip's size does not suit the autoencoder, or its latents have other channels.
+          InputError: half of a clip's size does not suit the autoencoder, or a share is none.
         """
-        vae_config = folder.read_config(Path(self.vae), "vae")
-        if self.model.z_dim != vae_config.z_dim:
-            raise InputError(f"model.z_dim={self.model.z_dim}: latents of {self.vae} have {vae_config.z_dim} channels")
+        place = Path(self.vae).expanduser()
+        coder = folder.read_config(place, "vae")
+        number("noise", self.noise, 0, 1)
+        number("sharp_share", self.sharp_share, 0, 1)
         whole("eval_clips", self.eval_clips, 1, 2**20)
-        check_buckets(self.data.buckets(), vae_config.temporal_factor, 2 * vae_config.spatial_factor)
-        vae_params = folder.read_part(Path(self.vae), "vae", vae_config, "float32")
-        place = Path(self.data.folder).expanduser() / "latents"
+        check_buckets(self.data.buckets(), coder.temporal_factor, 2 * coder.spatial_factor)
+        params = folder.read_part(place, "vae", coder, "float32")
+        kept = Path(self.data.folder).expanduser() / "latents"
 
         def pairs(split: str) -> Any:
-            clips, name = self.data.open(split), f"{self.data.name()}-{split}"
-            large = open_latents(vae_config, vae_params, clips, place, name)
-            return paired(large, open_latents(vae_config, vae_params, halved(clips), place, f"{name}-halved"))
+            clips, name = self.data.open(split), f"{self.data.name()}-{split}-halved"
+            return paired(clips, open_latents(coder, params, halved(clips), kept, name))
 
         train, test = pairs("train"), pairs("test")
-        some = itertools.chain(*first_examples(train, METRIC_CLIPS))
-        metric = pixel_metric(vae_config, vae_params, [_rows(example)["latents"] for example in some])
+        everywhere = NamedSharding(make_mesh(**dataclasses.asdict(config.mesh)), PartitionSpec())
+        frozen = {"vae": jax.device_put(params, everywhere)}
         return Task(
             init=functools.partial(upsampler.init, self.model),
-            loss=functools.partial(self.loss, metric),
+            loss=functools.partial(self.loss, coder),
             source=train,
             transform=lambda example, rng: _rows(example),
-            evaluate=lambda params, key: self.evaluate(vae_config, vae_params, params, test),
+            evaluate=lambda params, key: self.evaluate(coder, frozen["vae"], params, test),
             rules=UPSAMPLER_RULES,
-            data=f"{self.data.name()}-{fingerprint(vae_config, vae_params)}",
+            data=f"{self.data.name()}-{fingerprint(coder, params)}",
             export=lambda params, out: folder.write_part(out, "upsampler", self.model, params, "bfloat16"),
+            frozen=frozen,
         )
 
     def smoke(self) -> "UpsamplerTask":
@@ -89,48 +92,51 @@ class UpsamplerTask:
         return dataclasses.replace(self, model=model, data=self.data.smoke(), eval_clips=2)
 
     def loss(
-        self, metric: Float[np.ndarray, "z z"], params: Params, batch: dict[str, Array], key: Array
+        self, coder: vae.VAEConfig, params: Params, batch: dict[str, Array], key: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Traceable; see the class."""
-        small, (how_much, noise) = batch["small"], jax.random.split(key)
-        strength = self.noise * jax.random.uniform(how_much, (len(small), 1, 1, 1, 1))
-        y, _ = upsampler.upsample_chunk(
-            self.model, params, None, small + strength * jax.random.normal(noise, small.shape)
-        )
-        error = y - batch["latents"]
-        return jnp.mean(error * (error @ metric)), {"squared": jnp.mean(error**2)}
+        latents, large = batch["small"], from_uint8(batch["video"])
+        B, F, H, W, _ = large.shape
+        how_much, noise, which, at = jax.random.split(key, 4)
+        strength = self.noise * jax.random.uniform(how_much, (B, 1, 1, 1, 1))
+        decoded = _decode(coder, params["vae"], latents + strength * jax.random.normal(noise, latents.shape))
+        means = large.reshape(B, F, H // 2, 2, W // 2, 2, 3).mean(axis=(3, 5))
+        small = jnp.where(jax.random.bernoulli(which, self.sharp_share, (B, 1, 1, 1, 1)), means, decoded)
+        at = jax.random.choice(at, F, (max(1, F // FRAMES_OF),), replace=False)
+        small, large = (x[:, at].reshape(-1, *x.shape[2:]) for x in (jax.lax.stop_gradient(small), large))
+        error = upsampler.upsample(self.model, params, small) - large
+        return jnp.mean(jnp.abs(error)), {"squared": jnp.mean(error**2)}
 
-    def evaluate(self, config: vae.VAEConfig, vae_params: Params, params: Params, source: Any) -> dict[str, float]:
-        """Against the large latents: the mean squared error, and decoded, the mean PSNR in dB over clips."""
-        errors, scores = [], []
+    def evaluate(self, coder: vae.VAEConfig, vae_params: Params, params: Params, source: Any) -> dict[str, float]:
+        """The PSNR in dB of decoded small clips, enlarged, the mean over clips."""
+        scores = []
         for examples in first_examples(source, self.eval_clips):
             for start in range(0, len(examples), EVAL_BATCH):
                 rows = stack([_rows(example) for example in examples[start : start + EVAL_BATCH]])
-                error, psnr = _compare(config, self.model, vae_params, params, rows)
-                errors.append(np.asarray(error))
-                scores.append(np.asarray(psnr))
-        return {"squared": float(np.concatenate(errors).mean()), "psnr": float(np.concatenate(scores).mean())}
+                scores.append(np.asarray(_psnr(coder, self.model, vae_params, params, rows)))
+        return {"psnr": float(np.concatenate(scores).mean())}
 
 
-@functools.partial(jax.jit, static_argnames=("config", "model"))
-def _compare(
-    config: vae.VAEConfig,
+def _decode(coder: vae.VAEConfig, params: Params, latents: Float[Array, "B f h w z"]) -> Float[Array, "B F H W 3"]:
+    return vae.decode(coder, params, vae.denormalize(coder, latents))
+
+
+@functools.partial(jax.jit, static_argnames=("coder", "model"))
+def _psnr(
+    coder: vae.VAEConfig,
     model: upsampler.UpsamplerConfig,
     vae_params: Params,
     params: Params,
     rows: dict[str, Array],
-) -> tuple[Array, Array]:
-    """Of each clip the squared error of its latents, and the PSNR of what they decode to."""
-    y, _ = upsampler.upsample_chunk(model, params, None, rows["small"])
-    pixels = [vae.decode(config, vae_params, vae.denormalize(config, z)) for z in (y, rows["latents"])]
-    error, squared = (
-        jnp.mean((a - b) ** 2, axis=(1, 2, 3, 4)) for a, b in ((y, rows["latents"]), (pixels[0], pixels[1]))
-    )
-    return error, psnr_of(squared)
+) -> Float[Array, "B"]:
+    small = _decode(coder, vae_params, rows["small"])
+    # Frame by frame: all at once are gigabytes.
+    found = jax.lax.map(lambda x: upsampler.upsample(model, params, x), small.swapaxes(0, 1)).swapaxes(0, 1)
+    return psnr_of(jnp.mean((jnp.clip(found, -1, 1) - from_uint8(rows["video"])) ** 2, axis=(1, 2, 3, 4)))
 
 
 def _rows(example: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(example[name], np.float32) for name in ("latents", "small")}
+    return {"video": np.asarray(example["video"]), "small": np.asarray(example["small"], np.float32)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +164,7 @@ class Paired:
         return len(self.large)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.large[index], "small": self.small[index]["latents"]}
+        return {**self.large[index], "small": self.small.latents[index]}
 
 
 def halved(source: Any) -> Any:

@@ -23,8 +23,8 @@ from jax.typing import DTypeLike
 
 from vidjax.config import describe, is_of
 from vidjax.errors import InputError, WeightsError
-from vidjax.models import clip, t5
-from vidjax.models.wan import camera_adapter, denoiser, upsampler, vae
+from vidjax.models import clip, t5, upsampler
+from vidjax.models.wan import camera_adapter, denoiser, vae
 from vidjax.models.wan.weights import Tensor, abstract_params, published_tree, spellings
 from vidjax.typing import Array, Int, Params, PyTree
 from vidjax.weights.tensor_file import DTYPES, Entry, all_finite, listed, read_header, read_rows, write_file
@@ -49,7 +49,7 @@ CLASS_NAME = {
     "transformer": "WanTransformer3DModel",
     "transformer_2": "WanTransformer3DModel",
     "vae": "AutoencoderKLWan",
-    "upsampler": "LatentUpsampler",
+    "upsampler": "FrameUpsampler",
     "text_encoder": "UMT5EncoderModel",
     "image_encoder": "CLIPVisionModel",
     "camera_adapter": "WanCameraAdapter",

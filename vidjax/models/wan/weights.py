@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from vidjax.errors import InputError
-from vidjax.models import clip, t5
-from vidjax.models.wan import camera_adapter, denoiser, upsampler, vae
+from vidjax.models import clip, t5, upsampler
+from vidjax.models.wan import camera_adapter, denoiser, vae
 from vidjax.models.wan.original_names import original_name
 from vidjax.models.wan.presets import PRESETS
 from vidjax.typing import PyTree
