@@ -238,8 +238,22 @@ def test_frame_by_frame_and_enlarged(small):
     chunks = list(vidjax.stream(trained, PROMPT, num_frames=13, causal=True, resolution=64))
     assert len(chunks) > 2
     np.testing.assert_array_equal(np.concatenate(chunks), np.stack([fit_image(frame, 64, 128) for frame in base]))
-    with pytest.raises(InputError, match=r"resolution with causal: .* without pictures, .* nearest: 32x64"):
-        make_request(trained, PROMPT, image=PICTURE, causal=True, resolution=64)
+    sampling = dataclasses.replace(sampling, refine=0.35)
+    refines = dataclasses.replace(small, config=dataclasses.replace(small.config, sampling=sampling))
+    with pytest.raises(InputError, match=r"resolution with causal: .* whose refine is 0; nearest: 32x64"):
+        make_request(refines, PROMPT, causal=True, resolution=64)
+
+
+def test_pictures_are_there_at_the_full_size(small):
+    """Enlarged from the small clip a photo would come back as a blur."""
+    sampling = dataclasses.replace(small.config.sampling, given="any")
+    able = dataclasses.replace(small, config=dataclasses.replace(small.config, sampling=sampling))
+    asked = {"image": PICTURE, "keyframes": {16: PICTURE[::-1]}, "num_frames": 21, "progress": False}
+    base = vidjax.generate(able, PROMPT, **asked).frames
+    found = vidjax.generate(able, PROMPT, resolution=64, refine=0, **asked).frames
+    for i in range(21):
+        picture = {0: PICTURE, 16: PICTURE[::-1]}.get(i)
+        np.testing.assert_array_equal(found[i], fit_image(base[i] if picture is None else picture, 64, 128))
 
 
 def test_size_that_no_training_saw_is_told(small):

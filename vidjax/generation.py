@@ -107,8 +107,8 @@ def generate(
       resolution: ``480p``, ``720p``, ``1080p``, ``4k``, or the pixels of the shorter side. A clip that is larger than
         the model's own is first made at that size; then it is enlarged and walked on in tiles of that size.
       refine: the share of the steps that are then made, from as much noise; up to 1. More of it makes up more detail,
-        and what tiles show comes apart. 0: enlarged only, in pixels; with given pictures,
-        which are there at the full size, through the autoencoder once more.
+        and what tiles show comes apart. 0: enlarged only, in pixels: by the model's upsampler if it has one, else by
+        interpolation. Given pictures are there as they are, at the full size.
       ``num_frames``: ``1 + 4 n``; or ``duration`` in seconds, to the nearest such count.
       fps: frames per second of the result; it changes the speed, not what is sampled.
       num_inference_steps: 1 to 1000. guidance_scale: 1 means none. solver: ``unipc``, ``euler`` or ``heun``.
@@ -256,12 +256,18 @@ def _frames(model: Model, requests: Sequence[Request], watch: Watch, kept: Unfin
 def _enlarged_frames(
     model: Model, requests: Sequence[Request], watch: Watch, kept: Unfinished | None
 ) -> Iterator[np.ndarray]:
-    """Frames of the small clips at the size of the large ones."""
-    size, seconds = (requests[0].height, requests[0].width), 0.0
+    """Frames of the small clips at the size of the large ones; pictures, which are there at that size, as they are."""
+    size, seconds, ratio = (requests[0].height, requests[0].width), 0.0, model.config.vae.temporal_factor
     small = None if kept is None else kept._replace(name="base")
+    pictures = {ratio * place: each for place, each in _by_place(requests).items()}
+    first = 0
     for frames in _frames(model, [request.base for request in requests], watch, small):
         start = time.perf_counter()
         large = enlarge_frames(model, frames, size)
+        for i in range(large.shape[1]):
+            if first + i in pictures:
+                large[:, i] = pictures[first + i]
+        first += large.shape[1]
         seconds += time.perf_counter() - start
         yield large
     watch.on_stage("enlarging", seconds)
@@ -308,11 +314,17 @@ def _pictures(model: Model, requests: Sequence[Request], i: int) -> dict[int, UI
     """
     if model.config.pictures != "frames":
         return {}
-    start, found = requests[0].rollout.new(i).start, {}
+    start = requests[0].rollout.new(i).start
+    found = _by_place([request.window(i) for request in requests])
+    return {place - start: each for place, each in found.items() if place}
+
+
+def _by_place(requests: Sequence[Request]) -> dict[int, UInt8[np.ndarray, "B H W 3"]]:
+    """The pictures of clips by latent frame, each as often as its request has prompts."""
+    found: dict[int, list[np.ndarray]] = {}
     for request in requests:
-        for picture in request.window(i).given.pictures:
-            if picture.place:
-                found.setdefault(picture.place - start, []).extend([picture.fitted] * request.batch)
+        for picture in request.given.pictures:
+            found.setdefault(picture.place, []).extend([picture.fitted] * request.batch)
     return {place: np.stack(each) for place, each in found.items()}
 
 

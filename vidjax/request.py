@@ -277,11 +277,11 @@ def _enlarged(
         name = "mask" if own.extend is None else "extend"
         raise InputError(f"{name} with resolution: the rest of the clip would be enlarged; give height and width")
     pictures, small = fit_pictures(own.pictures, *size), (base.height, base.width)
-    made = refine or pictures or output_type == "latent"
+    made = refine or output_type == "latent"
     if base.causal and made:
         raise InputError(
-            "resolution with causal: frames are made at the model's own size, and can be enlarged in pixels alone: "
-            f"without pictures, of models whose refine is 0; nearest: {small[0]}x{small[1]}"
+            "resolution with causal: frames are made at the model's own size, and can be enlarged in pixels alone, of "
+            f"models whose refine is 0; nearest: {small[0]}x{small[1]}"
         )
     if made and base.rollout.count > 1 and continues(config) == "frame":
         most = config.sampling.num_frames
