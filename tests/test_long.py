@@ -48,6 +48,14 @@ def test_new_frames_are_the_clip(length, size, overlap, remade):
     assert shown == list(range(length))
 
 
+@pytest.mark.parametrize("length", range(6, 20))
+def test_new_frames_behind_a_clip(length):
+    """The frames of the clip that is gone on with stay: its last ones are not made anew."""
+    rollout = Rollout(length, 5, 2, 4, begun=1, remade=1)
+    slices = [(i * 3, rollout.new(i)) for i in rollout.windows]
+    assert [n for start, new in slices for n in range(start + new.start, start + new.stop)] == list(range(5, length))
+
+
 def test_windows_are_the_models_own(tiny):
     """Windows longer than what the weights were trained for would be sampled from another distribution."""
     assert make_rollout(tiny.config, 9) == Rollout(3, 3, 0, 4)

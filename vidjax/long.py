@@ -1,7 +1,8 @@
 """Clips longer than a model's own: made in windows, each of which is given the end of the one before.
 
-A model that takes given frames goes on from clean latents, as in Diffusion Forcing (Chen et al., 2407.01392): no trip
-through pixels. An image-to-video model goes on from the last frame that was decoded.
+A model that takes given frames goes on from latents, as in Diffusion Forcing (Chen et al., 2407.01392): no trip through
+pixels. One that learned to mend is given them noisy, and the last of them is shown as it comes out: so the frames where
+two windows meet have seen each other. An image-to-video model goes on from the last frame that was decoded.
 """
 
 from collections.abc import Mapping, Sequence
