@@ -11,6 +11,7 @@ import pytest
 
 import vidjax
 from vidjax.encoding import encode_clip
+from vidjax.errors import WeightsError
 from vidjax.image import fit_image
 from vidjax.models import upsampler
 from vidjax.models.upsampler import UpsamplerConfig
@@ -90,6 +91,17 @@ def test_latents_and_pictures_are_of_upsampled_frames(model):
     want = encode_clip(model, doubled(model, frames(model, num_frames=9)))
     found = vidjax.generate(model, PROMPT, num_frames=9, resolution=32, output_type="latent", progress=False)
     np.testing.assert_allclose(found, want, atol=0.05)
+
+
+@pytest.mark.parametrize("wrong", [{"dim": 0}, {"num_res_blocks": -1}])
+def test_no_such_upsampler(with_upsampler, tmp_path, wrong):
+    place = tmp_path / "model"
+    shutil.copytree(with_upsampler, place)
+    config = json.loads((place / "upsampler" / "config.json").read_text())
+    folder.write_json(place / "upsampler" / "config.json", {**config, **wrong})
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(WeightsError, match=f"upsampler: {name}={value}: must"):
+        vidjax.load(place)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (23, 41), (64, 19)])

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vidjax.checks import whole
 from vidjax.typing import Array, Float, Params
 
 
@@ -20,6 +21,16 @@ class UpsamplerConfig:
     def reach(self) -> int:
         """How many pixels of the small frame, to each side, what comes of one pixel depends on."""
         return 2 + 2 * self.num_res_blocks
+
+
+def check_config(config: UpsamplerConfig) -> None:
+    """Whether there is such a network.
+
+    Raises:
+      InputError: there is none.
+    """
+    whole("dim", config.dim, 1, 2**16)
+    whole("num_res_blocks", config.num_res_blocks, 0, 2**10)
 
 
 class Upsampler(nn.Module):

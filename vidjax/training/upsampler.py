@@ -60,6 +60,7 @@ class UpsamplerTask:
         """
         place = Path(self.vae).expanduser()
         coder = folder.read_config(place, "vae")
+        upsampler.check_config(self.model)
         number("noise", self.noise, 0, 1)
         number("sharp_share", self.sharp_share, 0, 1)
         whole("eval_clips", self.eval_clips, 1, 2**20)

@@ -74,7 +74,12 @@ def read_config(folder: Path, part: str) -> Any:
       WeightsError: no ``config.json``, or not JSON, or a value of another type, or sizes that do not fit together.
     """
     config = read_fields(folder / part / "config.json", CONFIG_TYPE[part])
-    check = {vae.VAEConfig: vae.check_config, denoiser.DenoiserConfig: denoiser.check_config}.get(type(config))
+    checks = {
+        vae.VAEConfig: vae.check_config,
+        denoiser.DenoiserConfig: denoiser.check_config,
+        upsampler.UpsamplerConfig: upsampler.check_config,
+    }
+    check = checks.get(type(config))
     if check is not None:
         try:
             check(config)
