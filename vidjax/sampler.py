@@ -288,7 +288,8 @@ def sample_with_progress(
     tiling: Tiling | None = None,
 ) -> Float[Array, "B f h w c"]:
     """What ``make_sampler`` computes, from noise ``x``, one compiled step at a time."""
-    state, rows = SOLVERS[solver].init(x), SOLVERS[solver].plan(schedule)
+    state = SOLVERS[solver].init(on_their_way(condition, x, float(schedule.sigmas[0])))
+    rows = SOLVERS[solver].plan(schedule)
     for leg in make_legs(model.config, schedule, scales):
         params = denoiser_params(model, leg.part)
         contexts = text_contexts(model.config, params, condition, *needed(leg.scale, guidance))

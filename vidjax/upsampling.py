@@ -44,4 +44,4 @@ def _seen(starts: Sequence[int], tile: int, size: int, reach: int) -> list[tuple
 @functools.partial(jax.jit, static_argnames="config")
 def _upsample(config: ModelConfig, params: Params, frames: UInt8[Array, "B h w 3"]) -> UInt8[Array, "B h2 w2 3"]:
     large = config.modules.upsampler.upsample(config.upsampler, params, from_uint8(frames))
-    return to_uint8(jnp.clip(large, -1.0, 1.0))
+    return to_uint8(large)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidjax import unfinished
-from vidjax.conditioning.condition import Condition, on_their_way
+from vidjax.conditioning.condition import Condition
 from vidjax.diffusion.flow import initial_noise, interpolate
 from vidjax.encoding import Clip, TextKey, Texts, encode_clip, encode_texts, kept_places, make_condition, text_key
 from vidjax.long import Rollout
@@ -170,7 +170,7 @@ def sample_latents(
         noise, _ = interpolate(start, noise, jnp.full(start.shape[:2], request.walk.sigmas[0]))
     return sample_with_progress(
         model,
-        on_their_way(condition, spread_batch(model, noise), float(request.walk.sigmas[0])),
+        spread_batch(model, noise),
         condition,
         request.walk,
         request.guidance_scales,

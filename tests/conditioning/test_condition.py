@@ -9,6 +9,19 @@ RNG = np.random.default_rng(0)
 GIVEN = jnp.asarray(RNG.normal(size=(2, 3, 1, 2, 4)), jnp.float32)
 X = jnp.asarray(RNG.normal(size=(2, 3, 1, 2, 4)), jnp.float32)
 MASK = jnp.array([[True, False, False], [False, True, True]])
+NOISE, TIMES = jnp.ones(GIVEN.shape), jnp.array([[0.25, 0.0, 0.0], [0.0, 0.5, 0.0]])
+
+
+def seen_at(t):
+    """The frames, and their times, that a denoiser sees of what is gone on from, when the walk is at ``t``."""
+    seen = {}
+
+    def denoise(x, t):
+        seen.update(x=x, t=t)
+        return x
+
+    with_given(denoise, GIVEN, MASK, TIMES, NOISE)(X, jnp.float32(t))
+    return seen
 
 
 def test_paste_puts_each_frame_in_its_place():
@@ -35,15 +48,8 @@ def test_given_frames_are_seen_clean_at_time_zero():
 
 def test_what_is_gone_on_from_is_seen_noisy():
     """Told of more noise than there is, or of less, a denoiser takes away what is there, or keeps what is wrong."""
-    noise, times = jnp.ones(GIVEN.shape), jnp.array([[0.25, 0.0, 0.0], [0.0, 0.5, 0.0]])
-    seen = {}
-
-    def denoise(x, t):
-        seen.update(x=x, t=t)
-        return x
-
-    with_given(denoise, GIVEN, MASK, times, noise)(X, jnp.float32(0.7))
-    np.testing.assert_array_equal(seen["t"], np.where(MASK, times, np.float32(0.7)))
+    seen = seen_at(0.7)
+    np.testing.assert_array_equal(seen["t"], np.where(MASK, TIMES, np.float32(0.7)))
     np.testing.assert_allclose(seen["x"][0, 0], 0.75 * GIVEN[0, 0] + 0.25, rtol=1e-6)
     np.testing.assert_allclose(seen["x"][1, 1], 0.5 * GIVEN[1, 1] + 0.5, rtol=1e-6)
     np.testing.assert_array_equal(seen["x"][1, 2], GIVEN[1, 2])
@@ -52,19 +58,12 @@ def test_what_is_gone_on_from_is_seen_noisy():
 
 def test_what_is_gone_on_from_is_walked_from_its_time_on():
     """Held to the end it would come out as it went in, and the frames behind it go on from something else."""
-    noise, times = jnp.ones(GIVEN.shape), jnp.array([[0.25, 0.0, 0.0], [0.0, 0.5, 0.0]])
-    seen = {}
-
-    def denoise(x, t):
-        seen.update(x=x, t=t)
-        return x
-
-    with_given(denoise, GIVEN, MASK, times, noise)(X, jnp.float32(0.25))
+    seen = seen_at(0.25)
     np.testing.assert_array_equal(seen["x"][0, 0], X[0, 0])
     np.testing.assert_array_equal(seen["x"][1, 1], X[1, 1])
     np.testing.assert_array_equal(seen["x"][1, 2], GIVEN[1, 2])
     np.testing.assert_array_equal(seen["t"], [[0.25, 0.25, 0.25], [0.25, 0.25, 0.0]])
-    with_given(denoise, GIVEN, MASK, times, noise)(X, jnp.float32(0.3))
+    seen = seen_at(0.3)
     np.testing.assert_allclose(seen["x"][0, 0], 0.75 * GIVEN[0, 0] + 0.25, rtol=1e-6)
 
 

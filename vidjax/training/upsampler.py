@@ -96,15 +96,16 @@ class UpsamplerTask:
         self, coder: vae.VAEConfig, params: Params, batch: dict[str, Array], key: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Traceable; see the class."""
-        latents, large = batch["small"], from_uint8(batch["video"])
-        B, F, H, W, _ = large.shape
+        latents, video = batch["small"], batch["video"]
+        B, F, H, W, _ = video.shape
         how_much, noise, which, at = jax.random.split(key, 4)
+        at = jax.random.choice(at, F, (max(1, F // FRAMES_OF),), replace=False)
+        large = from_uint8(video[:, at])
         strength = self.noise * jax.random.uniform(how_much, (B, 1, 1, 1, 1))
         decoded = _decode(coder, params["vae"], latents + strength * jax.random.normal(noise, latents.shape))
-        means = large.reshape(B, F, H // 2, 2, W // 2, 2, 3).mean(axis=(3, 5))
-        small = jnp.where(jax.random.bernoulli(which, self.sharp_share, (B, 1, 1, 1, 1)), means, decoded)
-        at = jax.random.choice(at, F, (max(1, F // FRAMES_OF),), replace=False)
-        small, large = (x[:, at].reshape(-1, *x.shape[2:]) for x in (jax.lax.stop_gradient(small), large))
+        means = large.reshape(B, -1, H // 2, 2, W // 2, 2, 3).mean(axis=(3, 5))
+        small = jnp.where(jax.random.bernoulli(which, self.sharp_share, (B, 1, 1, 1, 1)), means, decoded[:, at])
+        small, large = (x.reshape(-1, *x.shape[2:]) for x in (jax.lax.stop_gradient(small), large))
         error = upsampler.upsample(self.model, params, small) - large
         return jnp.mean(jnp.abs(error)), {"squared": jnp.mean(error**2)}
 

@@ -63,6 +63,12 @@ CONFIG_TYPE = {
     "image_encoder": clip.CLIPConfig,
     "camera_adapter": camera_adapter.CameraAdapterConfig,
 }
+CHECK = {
+    denoiser.DenoiserConfig: denoiser.check_config,
+    vae.VAEConfig: vae.check_config,
+    upsampler.UpsamplerConfig: upsampler.check_config,
+}
+"""Whether the values of a configuration go together."""
 
 T = TypeVar("T")
 
@@ -74,12 +80,7 @@ def read_config(folder: Path, part: str) -> Any:
       WeightsError: no ``config.json``, or not JSON, or a value of another type, or sizes that do not fit together.
     """
     config = read_fields(folder / part / "config.json", CONFIG_TYPE[part])
-    checks = {
-        vae.VAEConfig: vae.check_config,
-        denoiser.DenoiserConfig: denoiser.check_config,
-        upsampler.UpsamplerConfig: upsampler.check_config,
-    }
-    check = checks.get(type(config))
+    check = CHECK.get(type(config))
     if check is not None:
         try:
             check(config)
